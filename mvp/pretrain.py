@@ -1,0 +1,113 @@
+"""`mvp pretrain`: trains a base on a data set (SGD, cosine, cutout), with resume after a kill."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+
+from mvp.data import Data
+from mvp.nets import REGISTERED
+from mvp.train import InputSpec, accuracy, batches, crop_flip_cutout, pick_device, step
+from zoo.errors import OptionError
+
+
+def pretrain(
+    name: str,
+    data: Data,
+    out: str | Path,
+    *,
+    epochs: int = 20,
+    lr: float = 0.1,
+    batch_size: int = 128,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> float:
+    """Trains a registered base from scratch: SGD with Nesterov momentum 0.9, cosine to 0, crop, flip and cutout.
+
+    Resumes from `<out>.ckpt` when it is there and was written with the same options; epoch e's order and augmentation
+    depend on (seed, e) alone, so a resumed run sees the batches that an uninterrupted one would.
+
+    Args:
+        name: A registered architecture ("resnet20").
+        data: The training data; its mean and std of pixels become the base's input spec.
+        out: Safetensors file to write; the input spec, options and accuracy go into its metadata.
+        epochs: Passes over the training split.
+        lr: Peak learning rate.
+        batch_size: Images a step.
+        weight_decay: L2 penalty.
+        seed: Seed of initialisation, order and augmentation.
+        device: See `mvp.train.pick_device`.
+        progress: Show a progress bar when the output is a terminal.
+
+    Returns:
+        Test accuracy in 0..1.
+    """
+    if name not in REGISTERED:
+        raise OptionError(f"no registered base {name!r}", expected=", ".join(sorted(REGISTERED)))
+    where, out = pick_device(device), Path(out)
+    pixels = data.train_images[:: max(1, len(data.train_images) // 10_000)].double() / 255
+    spec = InputSpec(
+        tuple(data.train_images.shape[-2:]),
+        tuple(round(v, 4) for v in pixels.mean((0, 2, 3)).tolist()),
+        tuple(round(v, 4) for v in pixels.std((0, 2, 3)).tolist()),
+    )
+    options = dict(
+        base=name, dataset=data.dataset, classes=len(data.labels), images=len(data.train_images), epochs=epochs, lr=lr,
+        batch_size=batch_size, weight_decay=weight_decay, seed=seed,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = REGISTERED[name](len(data.labels)).to(where, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True)
+    steps_per_epoch = math.ceil(len(data.train_images) / batch_size) - (len(data.train_images) % batch_size == 1)
+    checkpoint, first = out.with_suffix(".ckpt"), 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=where, weights_only=True)
+        if json.loads(state["options"]) != options:
+            raise OptionError(
+                f"{checkpoint} was written with other options", got=state["options"], expected=json.dumps(options),
+                hint="Delete it to start again.",
+            )  # fmt: skip
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["epoch"]
+    stream = batches(
+        data.train_images, data.train_labels, spec, batch_size=batch_size, seed=seed, device=where,
+        augment=crop_flip_cutout(hole=spec.size[0] // 4), start=first,
+    )  # fmt: skip
+    columns = (
+        TextColumn("pretrain {task.fields[info]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    top1 = 0.0
+    with Progress(*columns, disable=not progress, transient=True) as bar:
+        line = bar.add_task("", total=epochs * steps_per_epoch, completed=first * steps_per_epoch, info="")
+        for epoch in range(first, epochs):
+            model.train()
+            total = torch.zeros((), device=where)
+            for i in range(steps_per_epoch):
+                done = (epoch * steps_per_epoch + i) / (epochs * steps_per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
+                total += step(model, optimizer, *next(stream))
+                bar.advance(line)
+            top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
+            info = f"epoch {epoch + 1}/{epochs} loss {float(total) / steps_per_epoch:.3f} test {top1:.4f}"
+            bar.update(line, info=info)
+            bar.console.log(info)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+            torch.save(state | {"options": json.dumps(options)}, checkpoint.with_suffix(".tmp"))
+            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+    if first == epochs:
+        top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
+    input_spec = {"size": [3, *spec.size], "mean": list(spec.mean), "std": list(spec.std)}
+    metadata = {"options": json.dumps(options), "input": json.dumps(input_spec), "accuracy": f"{top1:.4f}"}
+    tensors = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
+    save_file(tensors, out.with_suffix(".tmp"), metadata=metadata)
+    os.replace(out.with_suffix(".tmp"), out)
+    return top1

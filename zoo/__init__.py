@@ -1,0 +1,1 @@
+"""zoo: registry and retrieval of pruned sub-networks."""
