@@ -1,0 +1,132 @@
+"""Producers: methods that prune a base for a task. This file holds the protocol, the list and the resolver.
+
+A producer is a frozen dataclass of its options with a `prune` method, registered under the entry-point group
+`zoo.producers`; its own file is the only place that knows the method.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Protocol, overload, runtime_checkable
+
+from mvp.data import Data
+from zoo.errors import OptionError
+from zoo.records import Base, SubNetwork
+
+GROUP = "zoo.producers"
+
+
+@runtime_checkable
+class Producer(Protocol):
+    """What every producer offers.
+
+    Attributes:
+        name: Its name in records and on the command line.
+        paper: Where the method is described.
+        kind: What it removes: "filter", "node", "head" or "element"; several joined by "+".
+        needs: What it needs beside the base: "nothing", "task data", "source tasks".
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    kind: ClassVar[str]
+    needs: ClassVar[str]
+
+    def prune(
+        self, base: Base, data: Data, *, keep: float, seed: int = 0, device: str | None = None, progress: bool = True
+    ) -> SubNetwork:
+        """Prunes `base` for `data.task` down to `keep` of every prunable axis."""
+        ...
+
+
+def producers() -> dict[str, type]:
+    """Every installed producer by name.
+
+    Raises:
+        OptionError: Two distributions offer the same name.
+    """
+    found: dict[str, type] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+        if entry.name in found:
+            raise OptionError(f"two producers are called {entry.name!r}", hint="Uninstall or rename one of them.")
+        found[entry.name] = entry.load()
+    return found
+
+
+def resolve(producer: "str | type | Producer", **options: Any) -> Producer:
+    """A producer by name, class or instance.
+
+    Raises:
+        OptionError: No such name, or an option it does not have; lists what there is.
+    """
+    if isinstance(producer, str):
+        known = producers()
+        if producer not in known:
+            raise OptionError(f"no producer {producer!r}", expected=", ".join(sorted(known)) or "an installed producer")
+        producer = known[producer]
+    if isinstance(producer, type):
+        names = {f.name for f in dataclasses.fields(producer)}
+        if unknown := sorted(set(options) - names):
+            raise OptionError(
+                f"producer {producer.name} has no option {', '.join(unknown)}", expected=", ".join(sorted(names))  # type: ignore[attr-defined]
+            )
+        return producer(**options)
+    if options:
+        raise OptionError("options are given beside a producer instance", hint="Put them into the instance.")
+    return producer
+
+
+@overload
+def prune(
+    base: Base, data: Data, *, producer: "str | type | Producer" = ..., keep: float = ..., seed: int = ...,
+    device: str | None = ..., progress: bool = ..., **options: Any,
+) -> SubNetwork: ...  # fmt: skip
+@overload
+def prune(
+    base: Base, data: Sequence[Data], *, producer: "str | type | Producer" = ..., keep: float = ..., seed: int = ...,
+    device: str | None = ..., progress: bool = ..., **options: Any,
+) -> list[SubNetwork]: ...  # fmt: skip
+def prune(
+    base: Base,
+    data: Data | Sequence[Data],
+    *,
+    producer: "str | type | Producer" = "ifp",
+    keep: float = 0.1,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> SubNetwork | list[SubNetwork]:
+    """Prunes a base for one task or for many.
+
+    Args:
+        base: From `mvp.load_base`.
+        data: Images of the task, or a list of them.
+        producer: A name (`mvp producers` lists them), class or instance.
+        keep: Share of every prunable axis to keep, in (0, 1] (1 - pruning ratio).
+        seed: Seed of everything random in the run.
+        device: CUDA when there is one, when None.
+        progress: Show a progress bar when the output is a terminal.
+        **options: The producer's options.
+
+    Returns:
+        A sub-network, or a list in the order of `data`.
+
+    Raises:
+        OptionError: keep outside (0, 1], an unknown producer or option.
+    """
+    check_keep(keep)
+    member = resolve(producer, **options)
+    if isinstance(data, Data):
+        return member.prune(base, data, keep=keep, seed=seed, device=device, progress=progress)
+    return [member.prune(base, d, keep=keep, seed=seed, device=device, progress=progress) for d in data]
+
+
+def check_keep(keep: float) -> None:
+    """keep must lie in (0, 1].
+
+    Raises:
+        OptionError: It does not.
+    """
+    if not 0 < keep <= 1:
+        raise OptionError("keep ratio out of range", got=keep, expected="a number in (0, 1]; 0.1 keeps a tenth")

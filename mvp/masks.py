@@ -1,0 +1,42 @@
+"""Mode "independent": a channel set for every layer, held as zeros in a full-size model (M15, for IoU as in the papers)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mvp.plan import kept_indices, prunable
+
+
+def layer_sets(plan: Mapping[str, Any]) -> list[str]:
+    """The keys of mode "independent": "axis@layer" for every layer that writes a prunable axis."""
+    return [f"{axis}@{writer['layer']}" for axis in prunable(plan) for writer in plan["axes"][axis]["writers"]]
+
+
+@torch.no_grad()
+def apply_masks(model: nn.Module, plan: Mapping[str, Any], sets: Mapping[str, np.ndarray]) -> None:
+    """Zeroes, in place, what makes the removed units of each layer zero: the norm's scale and shift behind it (or the
+    layer's own weights and bias where no norm follows), or the reader's columns for attention heads.
+
+    Args:
+        model: Full-size module of the plan's base.
+        plan: The base's plan.
+        sets: {"axis@layer": kept indices}.
+    """
+    modules = dict(model.named_modules())
+    for key, kept in sets.items():
+        axis, _, layer = key.partition("@")
+        writer = next(w for w in plan["axes"][axis]["writers"] if w["layer"] == layer)
+        gate = modules[writer["gate"]]
+        flat = kept_indices(plan, writer["expr"], {axis: np.asarray(kept)})
+        weight = gate.weight
+        if not isinstance(weight, torch.Tensor):
+            continue
+        dim = 0 if writer["side"] == "output" else 1
+        alive = torch.zeros(weight.shape[dim], dtype=torch.bool, device=weight.device)
+        alive[torch.as_tensor(np.asarray(flat), device=weight.device)] = True
+        weight.mul_(alive.view([-1 if d == dim else 1 for d in range(weight.ndim)]))
+        if dim == 0 and isinstance(gate.bias, torch.Tensor):
+            gate.bias.mul_(alive)
