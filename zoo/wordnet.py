@@ -5,8 +5,8 @@ Both leave open what to do with several ways to the root, so NLTK's `Synset.wup_
 
     wup(a, b) = 2 depth / (2 depth + |a, c| + |b, c|),   depth = 1 + longest way from c to the root,
 
-where c is, among the common ancestors whose *shortest* way to the root is longest, a itself if it is one of them and the
-first by name otherwise, and |x, c| is the length of the shortest path between x and c through any common ancestor.
+where c is, among the common ancestors whose *shortest* way to the root is longest, a itself if it is one of them and
+the first by name otherwise, and |x, c| is the length of the shortest path between x and c through any common ancestor.
 
 Two things differ from NLTK, on purpose: wup(a, a) is 1 (NLTK: 0.857 for person.n.01), and wup(a, b) is the larger of
 NLTK's two directions, which differ where the preference for a itself decides. `wup_directed` is NLTK's value as it is.
@@ -67,7 +67,7 @@ class Taxonomy:
                 f"{len(unknown)} of {len(keys)} synsets are no nouns of WordNet 3.0",
                 expected='names such as "dog.n.01" or wnids such as "n02084071"',
                 problems=[_describe_unknown(key) for key in dict.fromkeys(unknown)],
-                hint="Turn labels into synsets with zoo.labels.resolve",
+                hint="Turn labels into synsets with zoo.labels.resolve.",
             )
         return np.array(found, np.int64)
 
@@ -82,7 +82,7 @@ class Taxonomy:
         return dict(zip(self.anc[part].tolist(), self.dist[part].tolist()))
 
     def takes_itself(self, number: int) -> bool:
-        """Whether NLTK, asked for the noun against a descendant, takes the noun although another ancestor comes first."""
+        """Whether NLTK, comparing the noun with a descendant, takes the noun although another ancestor comes first."""
         first = self.anc[self.start[number]]
         return bool(first != number and self.min_depth[first] == self.min_depth[number])
 
@@ -226,9 +226,18 @@ def is_synset(text: str) -> bool:
     return bool(_WNID.fullmatch(text) or _SYNSET.fullmatch(text))
 
 
+def wnids(synsets: Sequence[str]) -> list[str]:
+    """The wnids ("n02084071") of synset names or wnids.
+
+    Raises:
+        UnknownLabelsError: Some are no nouns of WordNet 3.0; all of them are listed.
+    """
+    return [taxonomy().wnid(number) for number in taxonomy().numbers(synsets).tolist()]
+
+
 def wnid(synset: str) -> str:
     """The wnid ("n02084071") of a synset name or wnid. Raises UnknownLabelsError if there is no such noun."""
-    return taxonomy().wnid(int(taxonomy().numbers([synset])[0]))
+    return wnids([synset])[0]
 
 
 def synset_name(synset: str) -> str:
