@@ -11,11 +11,11 @@ from mvp.layout import Axis, Expr
 from mvp.trace import Call, Trace
 
 # The module attributes that a plan may set when a width changes; the first group counts heads or groups.
-COUNTS = frozenset("num_heads heads n_heads nhead num_attention_heads groups num_groups group_count".split())
+COUNTS = frozenset(["num_heads", "heads", "n_heads", "nhead", "num_attention_heads", "groups", "num_groups"])
 WIDTHS = frozenset(
-    "head_dim dim_head d_head key_dim val_dim value_dim attn_dim val_attn_dim key_attn_dim inner_dim dim_out_attn nh_kd "
-    "dh d channels hidden_dim hidden_features".split()
-)
+    ["head_dim", "dim_head", "d_head", "key_dim", "val_dim", "value_dim", "attn_dim", "val_attn_dim", "key_attn_dim",
+     "inner_dim", "dim_out_attn", "nh_kd", "dh", "d", "channels", "hidden_dim", "hidden_features"]
+)  # fmt: skip
 ATTRIBUTES = COUNTS | WIDTHS
 
 
@@ -75,7 +75,7 @@ def _writers(trace: Trace, names: _Names) -> list[tuple[Call, dict[str, Any], li
         for leaf in layout.leaves(call.outputs)
         if leaf in names.axes
     }
-    found = []
+    found: list[tuple[Call, dict[str, Any], list[str]]] = []
     for call in trace.calls:
         written = [names.axes[leaf] for leaf in layout.leaves(call.outputs) if leaf in names.axes]
         # A squeeze-excitation layer scales channels that others produce: it counts only where nothing else does.

@@ -231,10 +231,10 @@ def unify(a: Expr, b: Expr) -> None:
     else:
         if a.kind != "cat":
             a, b = b, a
-        first, rest = a.parts[0], a.parts[1:]
-        head, tail = split(b, size(first))
-        unify(first, head)
-        unify(concat(rest), tail)
+        first, rest = a.parts[0], concat(a.parts[1:])
+        left, right = split(b, size(first))
+        unify(first, left)
+        unify(rest, right)
 
 
 def _unify_products(a: Compound, b: Compound) -> None:
@@ -279,14 +279,12 @@ def regroup(dims: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
                 pool[:0] = first.parts
                 continue
             k = size(first)
-            if need % k == 0:
-                taken.append(first)
-                need //= k
-            else:
-                outer, inner = factor(first, need)
-                taken.append(outer)
+            if need % k:
+                first, inner = factor(first, need)
                 pool.insert(0, inner)
-                need = 1
+                k = need
+            taken.append(first)
+            need //= k
         out.append(product(taken) if taken else Axis(n, "unit"))
     return out
 

@@ -48,7 +48,7 @@ def _squeeze(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
 @rule("expand", "repeat")
 def _expand(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
     x = layouts.get(args[0])
-    x = [Axis(1, "unit") for _ in range(out.ndim - len(x))] + x
+    x = [*(Axis(1, "unit") for _ in range(out.ndim - len(x))), *x]
     dims: list[Expr] = []
     for expr, n in zip(x, out.shape):
         copies, rest = divmod(n, layout.size(expr))

@@ -225,11 +225,11 @@ def _reduce(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
         return
     x = layouts.get(args[0])
     outs = tensors_in(out)
+    # The dimensions come first or, in the norms, after the order; a list is never an order.
     listed = [a for a in args[1:] if isinstance(a, (list, tuple))]
-    scalar = argument(args, kwargs, 1, "dim")
-    chosen = listed[0] if listed else scalar if isinstance(scalar, (int, list, tuple)) else []
-    chosen = [chosen] if isinstance(chosen, int) and not isinstance(chosen, bool) else chosen
-    dims = {i % len(x) for i in chosen} if chosen else set(range(len(x)))
+    chosen: Any = kwargs["dim"] if "dim" in kwargs else listed[0] if listed else argument(args, kwargs, 1, "dim")
+    chosen = chosen if isinstance(chosen, (list, tuple)) else [] if chosen is None else [int(chosen)]
+    dims = {i % len(x) for i in chosen or range(len(x))}
     for i in dims:
         layout.soften(x[i], "reduction over the axis")
     for tensor in outs:

@@ -12,15 +12,16 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvp import layout, reshaping, rules
+import mvp.reshaping  # noqa: F401  enters its rules in the table
+from mvp import layout, rules
 from mvp.layout import Expr, LayoutError
 from mvp.rules import Layouts, tensors_in
 
 # Operations after which a tensor is still the layer's own output, entry for entry.
 _SAME_ENTRIES = frozenset(
-    "view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze clone contiguous alias detach "
-    "_to_copy dropout native_dropout".split()
-)
+    ["view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze",
+     "clone", "contiguous", "alias", "detach", "_to_copy", "dropout", "native_dropout"]
+)  # fmt: skip
 _RELUS = frozenset(["relu", "relu6", "clamp_min", "threshold"])
 _GATES = frozenset(["sigmoid", "hardsigmoid"])
 _NORMS = frozenset(["native_group_norm", "native_layer_norm", "_fused_rms_norm"])
