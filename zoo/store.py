@@ -1,0 +1,346 @@
+"""The store: weights as content-addressed Parquet beside four Delta tables.
+
+An add writes weights first, then the base, the task, and last the sub-network's one row: that commit makes it visible. A
+crash leaves at most files that nothing names. Reading pins the tables in the reverse order, so no reference dangles.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from zoo import arrow
+from zoo.checks import check_subnetwork
+from zoo.errors import (
+    ConflictError,
+    CorruptionError,
+    FormatError,
+    NotAZooError,
+    NotFoundError,
+    ReadOnlyError,
+    RecordError,
+)
+from zoo.files import Files
+from zoo.records import FORMAT, Base, Score, SubNetwork, Tensors
+from zoo.snapshot import WRITE_ORDER, Snapshot, make_token, order, parse_token
+from zoo.tables import Table, check_process
+from zoo.weights import MASK, LazyTensors, blob_path, decode, encode, lazy
+
+MARKER = "zoo.json"
+PROJECT = "mvp-zoo"
+# A compaction of 41 files takes half a second and conflicts with writers; a read of 60 small files costs about 60 ms.
+SMALL_FILES = 60
+
+
+class Store:
+    """An open zoo's bytes; `zoo.open` gives users a `Zoo` around it.
+
+    Args:
+        path: A folder, absent or empty (then it is made a zoo) or a zoo; or a URL such as "s3://bucket/my.zoo".
+        version: A token of `Zoo.version`: pins all tables; the store is then read-only.
+        create: Make an absent or empty folder a zoo; otherwise it is an error.
+        read_only: Refuse to write.
+
+    Raises:
+        NotAZooError: The folder holds something else, or nothing and `create` is False.
+        FormatError: The zoo was written by a newer version of this project.
+        CorruptionError: The marker file is damaged.
+        OptionError: `version` is no token.
+        NotFoundError: `version` names a version that the zoo does not have.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        version: str | None = None,
+        create: bool = True,
+        read_only: bool = False,
+    ) -> None:
+        check_process()
+        pins: Mapping[str, int] = parse_token(version) if version is not None else {}
+        self.files = Files(path)
+        self.pinned = version
+        self.read_only = read_only or version is not None
+        self._lock = threading.RLock()
+        self._open_marker(create=create and not self.read_only)
+        self.tables = {name: Table(self.files, name, pins.get(name)) for name in WRITE_ORDER}
+        self._versions: dict[str, int] = {}
+        self._rows: dict[str, Any] = {}
+        self._snapshot: Snapshot | None = None
+        self._bases: dict[str, Base] = {}
+        if version is not None:
+            for table in self.tables.values():
+                table.refresh()
+
+    # Opening ---------------------------------------------------------------------------------------------------------
+
+    def _open_marker(self, *, create: bool) -> None:
+        where = self.files.uri
+        try:
+            text = self.files.read(MARKER)
+        except (FileNotFoundError, NotADirectoryError):
+            self._create(create)
+            return
+        try:
+            marker = json.loads(text)
+            project, number = marker["project"], int(marker["format"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptionError(f"{where}/{MARKER} is damaged ({error})", hint="Restore it from another zoo") from error
+        if project != PROJECT:
+            raise NotAZooError(f"{where} belongs to another project", got=repr(project)[:80], expected=repr(PROJECT))
+        if number > FORMAT:
+            raise FormatError(
+                f"{where} has a newer format than this version reads", got=number, expected=f"at most {FORMAT}",
+                hint="Upgrade mvp-zoo",
+            )  # fmt: skip
+
+    def _create(self, create: bool) -> None:
+        """Tables first, marker last: a folder that has only our tables is a creation that was cut short, and goes on."""
+        found = self.files.names()
+        if set(found) - set(WRITE_ORDER):
+            raise NotAZooError(
+                f"{self.files.uri} is not empty and is no zoo", got=", ".join(found[:5]),
+                hint="Give a folder of its own to a new zoo",
+            )  # fmt: skip
+        if not create:
+            raise NotAZooError(
+                f"{self.files.uri} is no zoo", got="nothing there" if not found else "an unfinished zoo",
+                hint="`zoo.open(path)` makes one",
+            )  # fmt: skip
+        for name in WRITE_ORDER:
+            Table(self.files, name).create()
+        self.files.put(MARKER, json.dumps({"format": FORMAT, "project": PROJECT}).encode() + b"\n")
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The newest state (or the pinned one), verified; the same object as long as nothing changed.
+
+        Raises:
+            CorruptionError: A file is missing or unreadable, a row is damaged, or a reference dangles.
+            ConflictError: The process was forked.
+        """
+        check_process()
+        with self._lock:
+            versions = {name: self.tables[name].refresh() for name in reversed(WRITE_ORDER)}
+            if self._snapshot is not None and versions == self._versions:
+                return self._snapshot
+            for name in WRITE_ORDER:
+                if self._versions.get(name) != versions[name]:
+                    self._rows[name] = order(name, self.tables[name].load())
+            self._check_references()
+            self._versions = versions
+            self._snapshot = Snapshot(token=make_token(versions), **self._rows)
+            return self._snapshot
+
+    def _check_references(self) -> None:
+        for column, name in (("base_id", "bases"), ("task_id", "tasks")):
+            known = set(self._rows[name]["id"].to_pylist())
+            if missing := sorted(set(self._rows["subnetworks"][column].to_pylist()) - known):
+                self._versions = {}
+                raise CorruptionError(
+                    f"subnetworks: {len(missing)} {column}(s) are not in {name}", got=missing[0],
+                    hint="Run `zoo verify PATH` to see what is damaged",
+                )  # fmt: skip
+
+    def tensors(self, digest: str) -> dict[str, Any]:
+        """All tensors of a weights file, its digest checked.
+
+        Raises:
+            CorruptionError: The file is missing or damaged.
+        """
+        name = blob_path(digest)
+        try:
+            return decode(self.files.read(name), digest)
+        except FileNotFoundError:
+            raise CorruptionError(f"weights {digest} are missing", hint="Run `zoo verify PATH` to find all damage") from None
+
+    def _lazy(self, digest: str) -> tuple[LazyTensors, LazyTensors]:
+        # Checked now: a damaged digest is the row's fault, not that of whoever first touches the weights.
+        blob_path(digest)
+        return lazy(lambda: self.tensors(digest))
+
+    def base(self, key: str) -> Base:
+        """A stored base by id or prefix; one object an id, its weights read when first asked for.
+
+        Raises:
+            NotFoundError: There is none, or there are several of that prefix.
+        """
+        snapshot = self.snapshot()
+        key = snapshot.find(key, table="bases")
+        with self._lock:
+            if key not in self._bases:
+                row = snapshot.bases.slice(snapshot.base_rows[key], 1).to_pylist()[0]
+                self._bases[key] = arrow.base_of(row, self._lazy(row["weights_digest"])[0])
+            return self._bases[key]
+
+    def get(self, key: str) -> SubNetwork:
+        """A stored sub-network by id or prefix of at least six characters; its tensors are read when first asked for.
+
+        Raises:
+            NotFoundError: There is none, or there are several of that prefix.
+            CorruptionError: Its row is damaged; its tensors, when they are asked for.
+        """
+        snapshot = self.snapshot()
+        row = snapshot.subnetworks.slice(snapshot.rows[snapshot.find(key)], 1).to_pylist()[0]
+        return arrow.subnetwork_of(row, self.base(row["base_id"]), *self._lazy(row["weights_digest"]))
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    def check_writable(self) -> None:
+        """Refuse to write through a handle that is for reading.
+
+        Raises:
+            ReadOnlyError: It is pinned to a version or was opened read-only.
+        """
+        check_process()
+        if self.pinned is not None:
+            raise ReadOnlyError(f"this zoo is pinned to version {self.pinned}", hint="Open it without version= to write")
+        if self.read_only:
+            raise ReadOnlyError(
+                f"{self.files.uri} is open for reading only", hint="`zoo.sample(copy_to=path)` gives a copy to write to"
+            )
+
+    def add(self, subs: Sequence[SubNetwork]) -> list[str]:
+        """Add sub-networks, with their bases and tasks where new, in one commit a table.
+
+        Returns:
+            Their ids, in order; those that are there already are not written again.
+
+        Raises:
+            RecordError: Lists everything that does not fit; nothing was written.
+            ReadOnlyError, ConflictError, ZooError: See `Table.append`; nothing became visible.
+        """
+        self.check_writable()
+        with self._lock:
+            snapshot = self.snapshot()
+            ids = [_identity(sub) for sub in subs]
+            new = {key: sub for key, sub in zip(ids, subs) if key not in snapshot.rows}
+            if not new:
+                return ids
+            now = datetime.now(UTC)
+            bases = {sub.base.id: sub.base for sub in new.values() if sub.base.id not in snapshot.base_rows}
+            tasks_known = set(snapshot.tasks["id"].to_pylist())
+            tasks = {sub.task.id: sub.task for sub in new.values() if sub.task.id not in tasks_known}
+            for sub in new.values():
+                check_subnetwork(sub, bases[sub.base.id] if sub.base.id in bases else self.base(sub.base.id))
+            # Rows are made before anything is written: what has no row must leave no trace.
+            rows = {
+                "bases": arrow.to_table("bases", [arrow.base_row(base, now) for base in bases.values()]),
+                "tasks": arrow.to_table("tasks", [arrow.task_row(task, now) for task in tasks.values()]),
+                "subnetworks": arrow.to_table("subnetworks", [arrow.subnetwork_row(sub) for sub in new.values()]),
+            }
+            blobs = [_blob(base.weights, {}, base.weights_digest, f"base {base.name}") for base in bases.values()]
+            blobs += [
+                _blob(sub.weights, sub.element_masks, sub.weights_digest, f"sub-network {key[:12]}")
+                for key, sub in new.items()
+            ]
+            # A blob that is there already is written again all the same: that repairs a damaged one, and makes one
+            # that a concurrent gc holds for an orphan young.
+            for digest, data in blobs:
+                self.files.put(blob_path(digest), data)
+            for name, table in rows.items():
+                if len(table):
+                    self.tables[name].append(table)
+            self.compact(threshold=SMALL_FILES)
+            return ids
+
+    def add_scores(self, scores: Iterable[Score]) -> int:
+        """Add measurements in one commit; a later one replaces an earlier one of the same source, target, measure and
+        device for readers.
+
+        Returns:
+            How many were new or different; equal ones are not written again.
+
+        Raises:
+            RecordError: A source is neither a sub-network nor a base of this zoo.
+        """
+        self.check_writable()
+        with self._lock:
+            snapshot = self.snapshot()
+            now = datetime.now(UTC)
+            batch = list(scores)
+            unknown = sorted({str(s.source) for s in batch} - set(snapshot.rows) - set(snapshot.base_rows))
+            if unknown:
+                raise RecordError(
+                    f"{len(unknown)} score(s) are of something that the zoo does not hold", problems=unknown[:10],
+                    hint="Add the sub-network or the base first",
+                )  # fmt: skip
+            if len(snapshot.scores):
+                # The newest row wins, so a clock that was set back must not make this one older than what is there.
+                newest = snapshot.scores["created_at"][-1].as_py()
+                now = max(now, newest + timedelta(microseconds=1))
+            key = ("source", "target", "measure", "device")
+            stored = {tuple(row[k] for k in key): row for row in snapshot.scores.drop_columns(["checksum"]).to_pylist()}
+            rows = {tuple(row[k] for k in key): row for row in (arrow.score_row(s, now) for s in batch)}
+            new = [r for k, r in rows.items() if k not in stored or not arrow.scores_equal(r, stored[k])]
+            if new:
+                self.tables["scores"].append(arrow.to_table("scores", new))
+                self.compact(threshold=SMALL_FILES)
+            return len(new)
+
+    def remove(self, key: str) -> str:
+        """Take a sub-network out of the newest version; pinned versions still show it.
+
+        Returns:
+            Its whole id.
+
+        Raises:
+            NotFoundError: There is none of that id or prefix.
+        """
+        import pyarrow.compute as pc
+
+        self.check_writable()
+        with self._lock:
+            key = self.snapshot().find(key)
+            table = self.tables["subnetworks"]
+            table.rewrite(
+                lambda rows: rows.filter(pc.not_equal(rows["id"], key)),
+                lambda: [part for part in table.parts() if key in table.read(part)["id"].to_pylist()],
+            )
+            return key
+
+    def compact(self, *, threshold: int = 1) -> None:
+        """Merge each table that has more than `threshold` files into one, dropping rows that readers do not see."""
+        self.check_writable()
+        with self._lock:
+            for name, table in self.tables.items():
+                table.refresh()
+                if len(table.parts()) > threshold:
+                    self._compact(table, bound(order, name), give_up=threshold > 1)
+
+    def _compact(self, table: Table, change: Callable[[Any], Any], *, give_up: bool) -> None:
+        try:
+            table.rewrite(change, table.parts)
+        except ConflictError:
+            # Behind an add this is only housekeeping: the add is done, and the next writer tries again.
+            if not give_up:
+                raise
+
+
+def bound(function: Callable[[str, Any], Any], name: str) -> Callable[[Any], Any]:
+    """A function with its first argument given."""
+    return lambda rows: function(name, rows)
+
+
+def _identity(sub: SubNetwork) -> str:
+    try:
+        return sub.id
+    except (TypeError, ValueError, AttributeError) as error:
+        if not isinstance(sub, SubNetwork):
+            raise RecordError("only sub-networks can be added", got=type(sub).__name__, hint="See zoo.SubNetwork") from None
+        raise RecordError("a sub-network holds something that JSON cannot hold", got=str(error)[:120]) from error
+
+
+def _blob(weights: Tensors, masks: Tensors, digest: str, what: str) -> tuple[str, bytes]:
+    tensors = {**weights, **{MASK + name: mask for name, mask in masks.items()}}
+    found, data = encode(tensors)
+    if found != digest:
+        raise RecordError(
+            f"{what}: the tensors do not have the digest that the record names", got=found, expected=digest,
+            hint="Make the record anew with weights_digest='' when its tensors change",
+        )  # fmt: skip
+    return digest, data

@@ -1,0 +1,291 @@
+"""One Delta table of a zoo: pin a version, load its verified rows, append rows, rewrite files.
+
+The Parquet files are written here, made durable before the commit that names them, and read back here; `deltalake` only
+keeps the log. So a power cut leaves at most a file that no log entry names.
+"""
+
+import json
+import os
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zoo import arrow
+from zoo.errors import ConflictError, CorruptionError, NotFoundError, ReadOnlyError, ZooError
+from zoo.files import Files
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+RETRIES = 12
+_FIRST_WAIT_S = 0.02
+_LONGEST_WAIT_S = 1.0
+# Names of data files that we or another Delta writer give; a log entry with a path of another form is not followed.
+_FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.parquet")
+_DAMAGED = "Run `zoo verify PATH` to see what is damaged"
+_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "100"}
+_process: list[int] = []
+
+
+def check_process() -> None:
+    """Refuse to go on in a forked child: deltalake's threads do not survive a fork.
+
+    Raises:
+        ConflictError: The process was forked after it had touched a zoo.
+    """
+    if not _process:
+        _process.append(os.getpid())
+    if _process[0] != os.getpid():
+        raise ConflictError(
+            "this process was forked from one that had used a zoo, and Delta Lake does not work after a fork",
+            hint="Start workers by spawn: multiprocessing.get_context('spawn'); a DataLoader takes "
+            "multiprocessing_context='spawn'",
+        )
+
+
+class delta:  # noqa: N801 - reads as a statement: `with delta("tasks"):`
+    """Turns what deltalake raises inside the block into this project's errors; conflicts pass through.
+
+    Args:
+        table: Name of the table, for the message.
+        write: Whether the block writes: then a failure is the disk's, not the table's.
+    """
+
+    def __init__(self, table: str, *, write: bool = False) -> None:
+        self._table, self._write = table, write
+
+    def __enter__(self) -> Self:
+        check_process()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is None or kind is None or isinstance(error, ZooError):
+            return
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        if isinstance(error, CommitFailedError):
+            return
+        # pyo3's panic derives from BaseException and cannot be imported by name.
+        if kind.__name__ == "PanicException":
+            raise ConflictError(
+                f"{self._table}: Delta Lake stopped ({str(error)[:120]})",
+                hint="If this process was forked, use spawn instead; else run `zoo verify PATH`",
+            ) from error
+        if not isinstance(error, (DeltaError, OSError, pa.ArrowException)):
+            return
+        text = str(error)
+        if "ermission denied" in text or "ead-only file system" in text:
+            raise ReadOnlyError(f"{self._table}: the folder cannot be written ({text[:160]})") from error
+        if self._write:
+            raise ZooError(f"{self._table}: the commit could not be written ({text[:200]})", hint="Nothing was added") from error
+        raise CorruptionError(f"{self._table}: the table cannot be read ({text[:200]})", hint=_DAMAGED) from error
+
+
+class Table:
+    """One Delta table.
+
+    Args:
+        files: The zoo's files.
+        name: "bases", "tasks", "subnetworks" or "scores".
+        version: Pin this version; None follows the newest.
+    """
+
+    def __init__(self, files: Files, name: str, version: int | None = None) -> None:
+        self.files, self.name, self._pinned = files, name, version
+        self._delta: DeltaTable | None = None
+        self._loaded: dict[str, pa.Table] = {}
+
+    @property
+    def uri(self) -> str:
+        """Where the table lies, as deltalake wants it."""
+        return f"{self.files.uri}/{self.name}"
+
+    def create(self) -> None:
+        """Make the empty table unless it exists."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        if self.files.local:
+            self.files.make(f"{self.name}/_delta_log")
+        try:
+            with delta(self.name, write=True):
+                DeltaTable.create(
+                    self.uri, arrow.SCHEMAS[self.name], mode="ignore", configuration=_CONFIGURATION, name=self.name
+                )
+        except (CommitFailedError, DeltaError, ZooError):
+            # Another process may have created it in this moment; then it is there now.
+            if not self.files.exists(self._log(0)):
+                raise
+        self._sync(0, 0)
+
+    def refresh(self) -> int:
+        """Go to the newest version (or the pinned one) and return its number.
+
+        Raises:
+            CorruptionError: The log cannot be read.
+            NotFoundError: The pinned version does not exist.
+        """
+        from deltalake import DeltaTable
+
+        with delta(self.name):
+            if self._delta is None:
+                if not self.files.exists(self._log(0)) and not self.files.names(f"{self.name}/_delta_log"):
+                    raise CorruptionError(f"{self.name}: the table's log is missing", hint=_DAMAGED)
+                if self._pinned is not None and self._pinned > (newest := DeltaTable(self.uri).version()):
+                    raise NotFoundError(f"{self.name} has no version {self._pinned} yet", expected=f"0 to {newest}")
+                self._delta = DeltaTable(self.uri, version=self._pinned)
+            elif self._pinned is None:
+                self._delta.update_incremental()
+            return self._delta.version()
+
+    def parts(self) -> list[str]:
+        """Names of the data files of the version last refreshed to, sorted.
+
+        Raises:
+            CorruptionError: The log names a file that no Delta writer would write.
+        """
+        current = self._current()
+        with delta(self.name):
+            names = pa.table(current.get_add_actions())["path"].to_pylist()
+        for name in names:
+            if not _FILE.fullmatch(name):
+                raise CorruptionError(f"{self.name}: the log names a file outside the table", got=repr(name)[:120])
+        return sorted(names)
+
+    def load(self) -> pa.Table:
+        """All rows of the version last refreshed to, every checksum verified, in no special order.
+
+        Raises:
+            CorruptionError: A file is missing or unreadable, or a row does not have its checksum.
+        """
+        names = self.parts()
+        self._loaded = {name: self._loaded[name] if name in self._loaded else self.read(name) for name in names}
+        empty = arrow.SCHEMAS[self.name].empty_table()
+        return pa.concat_tables([empty, *self._loaded.values()])
+
+    def read(self, part: str) -> pa.Table:
+        """The verified rows of one data file."""
+        try:
+            data = self.files.read(f"{self.name}/{part}")
+            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
+            schema = arrow.SCHEMAS[self.name]
+            table = table.select(schema.names).cast(schema)
+        except FileNotFoundError:
+            raise CorruptionError(
+                f"{self.name}: the log names {part}, which is not there",
+                hint="Run `zoo verify PATH`; `z.gc()` deletes the files of versions older than its retention",
+            ) from None
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise CorruptionError(f"{self.name}: {part} cannot be read ({str(error)[:120]})", hint=_DAMAGED) from error
+        arrow.check(self.name, table)
+        return table
+
+    def append(self, rows: pa.Table) -> None:
+        """Add rows in one commit, durable when this returns.
+
+        Raises:
+            ConflictError: Other writers won every retry.
+            ReadOnlyError: The folder cannot be written.
+            ZooError: The disk is full or failed.
+        """
+        part = self._write(rows)
+        self._retry(lambda: self._commit([self._entry(part, rows)], []), undo=[part])
+
+    def rewrite(self, change: Callable[[pa.Table], pa.Table], parts: Callable[[], Sequence[str]]) -> None:
+        """Replace data files by one that holds their changed rows, in one commit.
+
+        Args:
+            change: Old rows -> new rows; may return an empty table.
+            parts: Names the files to replace; asked again at each retry.
+
+        Raises:
+            ConflictError: Other writers won every retry.
+        """
+        written: list[str] = []
+
+        def attempt() -> None:
+            old = list(parts())
+            if not old:
+                return
+            rows = change(pa.concat_tables([self.read(part) for part in old]))
+            entries = []
+            if len(rows):
+                written.append(self._write(rows))
+                entries = [self._entry(written[-1], rows)]
+            self._commit(entries, old)
+
+        self._retry(attempt, undo=written)
+
+    def _current(self) -> "DeltaTable":
+        if self._delta is None:
+            self.refresh()
+        if self._delta is None:
+            raise CorruptionError(f"{self.name}: the table is not open")
+        return self._delta
+
+    def _log(self, version: int) -> str:
+        return f"{self.name}/_delta_log/{version:020}.json"
+
+    def _write(self, rows: pa.Table) -> str:
+        part = f"{uuid.uuid4().hex}.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
+        self.files.put(f"{self.name}/{part}", sink.getvalue().to_pybytes())
+        return part
+
+    def _entry(self, part: str, rows: pa.Table) -> Any:
+        from deltalake.transaction import AddAction
+
+        size = self.files.size(f"{self.name}/{part}")
+        return AddAction(
+            path=part, size=size, partition_values={}, modification_time=int(time.time() * 1000), data_change=True,
+            stats=json.dumps({"numRecords": len(rows)}),
+        )  # fmt: skip
+
+    def _commit(self, entries: list[Any], old: list[str]) -> None:
+        from deltalake import PostCommitHookProperties
+        from deltalake.transaction import RemoveAction
+
+        current = self._current()
+        before = current.version()
+        removed = [RemoveAction(path=part, deletion_timestamp=int(time.time() * 1000), data_change=True, partition_values={}) for part in old]
+        with delta(self.name, write=True):
+            current.create_write_transaction(
+                [*entries, *removed], "append", arrow.SCHEMAS[self.name],
+                # A version of years ago must stay readable as long as its files are there.
+                post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
+            )  # fmt: skip
+            current.update_incremental()
+        self._sync(before + 1, current.version())
+
+    def _retry(self, attempt: Callable[[], None], undo: list[str]) -> None:
+        from deltalake.exceptions import CommitFailedError
+
+        for trial in range(RETRIES):
+            self.refresh()
+            try:
+                return attempt()
+            except CommitFailedError as error:
+                last = error
+                time.sleep(random.uniform(0.5, 1) * min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**trial))
+        # Only now: after any other failure the commit may have happened, and then the file is needed.
+        for part in undo:
+            self.files.delete(f"{self.name}/{part}")
+        raise ConflictError(
+            f"{self.name}: other writers won {RETRIES} times in a row", hint="Try again; let fewer processes write at once"
+        ) from last
+
+    def _sync(self, first: int, last: int) -> None:
+        """Make the log entries of a range of versions durable: delta-rs itself never calls fsync."""
+        folder = f"{self.name}/_delta_log"
+        names = [self._log(version) for version in range(first, last + 1)]
+        if any(version % 100 == 99 for version in range(first, last + 1)):
+            names += [name for name in self.files.names(folder) if "checkpoint" in name]
+        self.files.sync(names, [folder])
