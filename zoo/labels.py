@@ -148,9 +148,10 @@ def suggest(label: str, n: int = 3) -> list[str]:
     """Up to `n` labels that WordNet has as nouns and that are spelt most like this one, the likeliest first."""
     key = normalise(label)
     found = wordnet.close_lemmas(key, n)
-    words = key.split(" ")
-    if len(words) > 1 and len(found) < n:
-        found += [lemma for lemma in wordnet.close_lemmas(words[-1], n) if lemma not in found]
+    if " " in key:
+        # One place is kept for the last word, the likely head: "purple elefant" is no "purple heart".
+        head = wordnet.close_lemmas(key.rsplit(" ", 1)[1], n)
+        found = list(dict.fromkeys([*found[: max(1, n - 1)], *head, *found]))
     return found[:n]
 
 
