@@ -6,6 +6,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ class Data:
         seed: Seed of the draw when the classes were sampled, else None.
 
     Raises:
-        DataError: The tensors do not have these shapes and types, or a label is out of range.
+        DataError: The tensors do not have these shapes and types, a label is out of range, or class names repeat.
     """
 
     dataset: str
@@ -45,6 +47,8 @@ class Data:
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
         problems = []
+        if repeated := sorted({label for label in self.labels if self.labels.count(label) > 1}):
+            problems.append(f"labels: more than one class is called {', '.join(repeated)}")
         for split in ("train", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
             if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
@@ -85,7 +89,7 @@ class Data:
             DataError: A class that is not there, or one named twice.
         """
         names = {label: i for i, label in enumerate(self.labels)}
-        ids = [c if isinstance(c, int) else names.get(c, -1) for c in classes]
+        ids = [int(c) if isinstance(c, int | np.integer) else names.get(c, -1) for c in classes]
         wrong = [str(c) for c, i in zip(classes, ids, strict=True) if not 0 <= i < len(self.labels)]
         if wrong or len(set(ids)) != len(ids) or not ids:
             raise DataError(
@@ -95,14 +99,14 @@ class Data:
             )
         new = torch.full((len(self.labels),), -1, dtype=torch.int64)
         new[torch.tensor(ids)] = torch.arange(len(ids))
-        parts = []
-        for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
-            mapped = new[labels]
-            parts += [images[mapped >= 0], mapped[mapped >= 0]]
+        train, test = new[self.train_labels], new[self.test_labels]
         return Data(
             self.dataset,
             tuple(self.labels[i] for i in ids),
-            *parts,
+            self.train_images[train >= 0],
+            train[train >= 0],
+            self.test_images[test >= 0],
+            test[test >= 0],
             synsets=None if self.synsets is None else tuple(self.synsets[i] for i in ids),
             seed=seed,
         )
@@ -148,10 +152,44 @@ def draw_tasks(labels: Sequence[str], n_tasks: int, *, n_classes: int = 5, seed:
         )
     rng = np.random.default_rng(seed)
     seen: set[frozenset[int]] = set()
-    tasks = []
+    tasks: list[tuple[str, ...]] = []
     while len(tasks) < n_tasks:
         drawn = rng.choice(len(labels), size=n_classes, replace=False)
         if frozenset(drawn.tolist()) not in seen:
             seen.add(frozenset(drawn.tolist()))
             tasks.append(tuple(labels[i] for i in drawn))
     return tasks
+
+
+# Every reader is `mvp.data.<name>` too. They build `Data`, so they are imported when first asked for.
+if TYPE_CHECKING:
+    from mvp.datasets import cifar10 as cifar10
+    from mvp.datasets import cifar100 as cifar100
+    from mvp.datasets import digits as digits
+    from mvp.datasets import fashion_mnist as fashion_mnist
+    from mvp.datasets import load as load
+    from mvp.datasets import svhn as svhn
+    from mvp.photos import caltech256 as caltech256
+    from mvp.photos import cub200 as cub200
+    from mvp.photos import fgvc_aircraft as fgvc_aircraft
+    from mvp.photos import flowers102 as flowers102
+    from mvp.photos import imagenet_folder as imagenet_folder
+    from mvp.photos import oxford_pets as oxford_pets
+    from mvp.readers import arrays as arrays
+    from mvp.readers import hub_parquet as hub_parquet
+    from mvp.readers import image_folder as image_folder
+else:
+    _READERS = {
+        "mvp.datasets": ("cifar10", "cifar100", "digits", "fashion_mnist", "load", "svhn"),
+        "mvp.photos": ("caltech256", "cub200", "fgvc_aircraft", "flowers102", "imagenet_folder", "oxford_pets"),
+        "mvp.readers": ("arrays", "hub_parquet", "image_folder"),
+    }
+
+    def __getattr__(name: str) -> Any:
+        module = next((module for module, names in _READERS.items() if name in names), None)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(module), name)
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *(name for names in _READERS.values() for name in names)])
