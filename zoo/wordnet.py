@@ -15,7 +15,10 @@ NLTK's two directions, which differ where the preference for a itself decides. `
 import difflib
 import functools
 import re
+import zipfile
+import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,17 +37,14 @@ class Taxonomy:
     """The noun table in memory; nouns are numbered so that the preferred common ancestor is the smallest number."""
 
     def __init__(self) -> None:
-        path = data_path("wordnet_nouns.npz")
-        with np.load(path, allow_pickle=False) as table:
-            self.names = bytes(table["names"]).decode().split("\n")
-            self.offsets: list[int] = table["offset"].tolist()
-            self.min_depth = table["min_depth"].astype(np.int64)
-            self.max_depth = table["max_depth"].astype(np.int64)
-            self.start = table["anc_start"].astype(np.int64)
-            self.anc = table["anc"].astype(np.int64)
-            self.dist = table["anc_dist"].astype(np.int64)
-        if not len(self.names) == len(self.offsets) == len(self.start) - 1 or self.start[-1] != len(self.anc):
-            raise CorruptionError(f"the noun table {path.name} is damaged: its parts have different lengths")
+        table = _read("names", "offset", "min_depth", "max_depth", "anc_start", "anc", "anc_dist")
+        self.names = bytes(table["names"]).decode().split("\n")
+        self.offsets: list[int] = table["offset"].tolist()
+        self.min_depth = table["min_depth"].astype(np.int64)
+        self.max_depth = table["max_depth"].astype(np.int64)
+        self.start = table["anc_start"].astype(np.int64)
+        self.anc = table["anc"].astype(np.int64)
+        self.dist = table["anc_dist"].astype(np.int64)
         self.by_name = {name: i for i, name in enumerate(self.names)}
         self.by_offset = {offset: i for i, offset in enumerate(self.offsets)}
 
@@ -148,10 +148,22 @@ def taxonomy() -> Taxonomy:
 @functools.cache
 def _lemmas() -> dict[str, list[int]]:
     """Lemma key -> numbers of its noun senses, most frequent first."""
-    with np.load(data_path("wordnet_nouns.npz"), allow_pickle=False) as table:
-        keys = bytes(table["lemmas"]).decode().split("\n")
-        start, nouns = table["lemma_start"].tolist(), table["lemma_noun"].tolist()
+    table = _read("lemmas", "lemma_start", "lemma_noun")
+    keys = bytes(table["lemmas"]).decode().split("\n")
+    start, nouns = table["lemma_start"].tolist(), table["lemma_noun"].tolist()
     return {key: nouns[start[i] : start[i + 1]] for i, key in enumerate(keys)}
+
+
+def _read(*names: str) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of the noun table; the archive's own check sums are verified on the way."""
+    path = data_path("wordnet_nouns.npz")
+    try:
+        with np.load(path, allow_pickle=False) as table:
+            return {name: table[name] for name in names}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise CorruptionError(
+            f"the noun table {path.name} cannot be read", got=repr(error), hint="Restore it from the repository."
+        ) from error
 
 
 def wup(a: str, b: str) -> float:

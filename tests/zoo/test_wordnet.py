@@ -266,6 +266,20 @@ def test_data_path_finds_files_and_says_what_is_missing(tmp_path, monkeypatch):
         data_path("wordnet_nouns.npz")
 
 
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9, None])
+def test_a_damaged_noun_table_is_refused(where, tmp_path, monkeypatch):
+    content = bytearray(data_path("wordnet_nouns.npz").read_bytes())
+    if where is None:
+        content = content[: len(content) // 2]
+    else:
+        content[int(where * len(content))] ^= 4
+    (tmp_path / "data" / "labels").mkdir(parents=True)
+    (tmp_path / "data" / "wordnet_nouns.npz").write_bytes(content)
+    monkeypatch.setattr("zoo.datafiles._PACKAGE", tmp_path / "zoo")
+    with pytest.raises(CorruptionError, match="noun table"):
+        wordnet.Taxonomy(), wordnet._lemmas.__wrapped__()
+
+
 def test_check_sum(tmp_path, monkeypatch):
     (tmp_path / "data" / "labels").mkdir(parents=True)
     file = tmp_path / "data" / "labels" / "a.json"
