@@ -1,0 +1,241 @@
+"""The IoU-by-depth study: do the sub-networks of similar tasks keep the same channels, and at which depth?
+
+Source: MVP (Zhao et al.), sec. 3.2, Fig. 1 and 2 (IoU by layer or block in five similarity groups), Fig. 6 (group 1 minus
+group 5) and Fig. 7 (voted against random sub-networks). Where the paper is silent: a target's own set of classes is no
+neighbour of it, intervals are percentile bootstraps over target tasks, and the floor is the exact expectation of the IoU
+of two random sets of the kept sizes.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from zoo.bootstrap import Bootstrap, Estimate
+from zoo.channels import Floats, Ints, group_means, iou_rows
+from zoo.cohort import choose, require_channels, require_one
+from zoo.errors import EmptyZooError, OptionError
+from zoo.measures import find_measure, similarity_rows
+from zoo.query import groups_of
+from zoo.rows import Bools, Rows, Snapshot, find_rows
+from zoo.study import Against, Study
+from zoo.taskwup import How
+from zoo.units import PER, Unit, unit_floor, units_of
+
+
+def iou_by_depth(
+    snapshot: Snapshot,
+    *,
+    by: str = "wup",
+    groups: int = 5,
+    binning: str = "equal_width",
+    per: str = "axis",
+    base: str | None = None,
+    mode: str | None = None,
+    producer: str | None = None,
+    keep: float | None = None,
+    generation: int | None = 0,
+    ids: Collection[str] | None = None,
+    exclude: str | None = "same_classes",
+    how: How = "best_match",
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Study:
+    """IoU of kept channels by depth, for groups of task pairs from most to least similar.
+
+    Every sub-network is a target once. The others are split into groups by their similarity to its task (`groups_of`:
+    equal width between the target's smallest and largest score, 1 = most similar); the IoU of the target with each is
+    averaged in a group, then over targets whose group is not empty. Axes that every sub-network keeps whole are left out.
+
+    Args:
+        snapshot: One state of a zoo.
+        by: Measure of similarity: "wup" | "leep" | "prototype" | "mask_iou" (which is the IoU itself: a check, no finding).
+        groups: Number of groups, at least 2.
+        binning: "equal_width" (the paper's) | "quantile".
+        per: "axis" (each set once) | "layer" (a set at each layer that writes it, as in the paper's figures; a set that
+            several layers share is repeated) | "block" (heads and nodes of a transformer block together and apart).
+        base: Only this base: id, prefix or name.
+        mode: Only "coupled" or "independent" sub-networks.
+        producer: Only this producer's.
+        keep: Only this keep ratio.
+        generation: Only this generation (0 = pruned, not voted); None = any.
+        ids: Exactly these sub-networks; then producer, keep and generation may differ.
+        exclude: Pairs that are left out besides a sub-network and itself: "same_classes" | "same_task" | "overlap" | None.
+        how: How class similarities become a task's, for "wup".
+        bootstrap: Resamples of target tasks for the 95% intervals; the zoo they are compared with is held fixed.
+        seed: Of the resampling.
+
+    Returns:
+        A Study.
+
+    Raises:
+        MixtureError: Several bases, modes, producers or keep ratios; lists what is there and how to choose.
+        EmptyZooError: Fewer than two sub-networks left, or no pair.
+        OptionError: An argument outside its range.
+        MissingScoresError: The zoo lacks what the measure reads.
+    """
+    _check(groups=groups, per=per, bootstrap=bootstrap)
+    find_measure(by)
+    rows = Rows.of(snapshot)
+    chosen = choose(rows, base, mode, producer, keep, generation, ids)
+    which = chosen.which
+    shared = rows.shared_matrix(which)
+    pairs = ~_excluded(rows, which, shared, exclude)
+    similarity = similarity_rows(rows, which, by, pairs, how=how)
+    group = np.zeros(pairs.shape, np.int64)
+    for t, scores in enumerate(similarity):
+        known = np.isfinite(scores)
+        group[t, known] = groups_of(scores[known], groups, binning)
+    if not group.any():
+        raise EmptyZooError(
+            f"no pair of the {len(which)} sub-networks can be compared", hint="Add sub-networks of other tasks, or relax exclude="
+        )
+    units = units_of(chosen.plan, chosen.packed, str(chosen.about["mode"]), per)
+    axes = units if per == "axis" else units_of(chosen.plan, chosen.packed, str(chosen.about["mode"]), "axis")
+    resample = Bootstrap([rows.task_ids[i] for i in which], bootstrap, seed)
+    means, sizes = group_means([chosen.packed.joined(unit.keys) for unit in units], group, groups)
+    axis_means = means if per == "axis" else group_means([chosen.packed.joined(u.keys) for u in axes], group, groups)[0]
+    # Shared classes are groups too: 0, 1, ... classes become groups 1, 2, ...
+    by_shared = np.where(group > 0, shared + 1, 0)
+    shared_means, shared_sizes = group_means(
+        [chosen.packed.joined(u.keys) for u in axes], by_shared, int(by_shared.max())
+    )
+    about = {
+        **chosen.about, "by": by, "binning": binning, "exclude": exclude, "bootstrap": bootstrap, "seed": seed,
+        "version": snapshot.token,
+        "unmapped": int((rows.mapped_labels[which] == 0).sum()) if by == "wup" else 0,
+    }  # fmt: skip
+    return Study(
+        per=per,
+        units=units,
+        axes=axes,
+        iou=resample.estimate(means),
+        unit_gap=resample.estimate(means[:, :, :1] - means[:, :, -1:]),
+        thirds=resample.estimate(_by_third(axes, axis_means)),
+        third_gaps=resample.estimate(_by_third(axes, axis_means[:, :, :1] - axis_means[:, :, -1:], trend=True)),
+        shared=resample.estimate(_by_third(axes, shared_means)),
+        shared_sizes=shared_sizes,
+        sizes=sizes,
+        floor=np.array([unit_floor(chosen.packed, unit) for unit in units]),
+        axis_floor=np.array([unit_floor(chosen.packed, unit) for unit in axes]),
+        about=about,
+    )
+
+
+def iou_against(
+    snapshot: Snapshot,
+    ids: Collection[str] | Mapping[str, Collection[str]],
+    reference: str | Collection[str] = "same_task",
+    *,
+    producer: str | None = None,
+    per: str = "axis",
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Against:
+    """IoU of some sub-networks with reference ones, by depth: voted against random ones, in the style of MVP's Fig. 7.
+
+    Args:
+        snapshot: One state of a zoo.
+        ids: Ids, or {name of the line: ids} to compare several sets: {"voted": [...], "random": [...]}.
+        reference: "same_task": the pruned (generation 0) sub-networks with the same classes, none of `ids` among them; or
+            ids, each compared with all of `ids`.
+        producer: Only references of this producer.
+        per: "axis" | "layer" | "block".
+        bootstrap: Resamples of tasks for the 95% intervals.
+        seed: Of the resampling.
+
+    Returns:
+        An Against; sub-networks without a reference are counted in it.
+
+    Raises:
+        MixtureError: Several bases or modes, or references of several producers.
+        EmptyZooError: No sub-network has a reference.
+        NotFoundError: An id that is not there.
+    """
+    _check(per=per, bootstrap=bootstrap)
+    rows = Rows.of(snapshot)
+    lines = ids if isinstance(ids, Mapping) else {"given": ids}
+    asked = {name: find_rows(rows, given) for name, given in lines.items()}
+    every = np.unique(np.concatenate([np.empty(0, np.int64), *asked.values()]))
+    fixed = None if isinstance(reference, str) else find_rows(rows, reference)
+    if fixed is None and reference != "same_task":
+        raise OptionError("iou_against: what to compare with", got=repr(reference), expected="'same_task' | ids")
+    members = every if fixed is None else np.unique(np.concatenate([every, fixed]))
+    require_one(rows, members, {"base": None, "mode": None})
+    if not len(every):
+        raise EmptyZooError("iou_against: no ids given")
+    stored, packed = rows.packed(str(rows.base_ids[every[0]]), str(rows.mode[every[0]]))
+    require_channels(rows, members)
+    usable = np.isin(np.arange(len(rows)), stored) & ~np.isin(np.arange(len(rows)), every)
+    if producer is not None:
+        usable &= rows.producer == producer
+    references = {
+        int(i): np.setdiff1d(fixed, [i]) if fixed is not None
+        else np.flatnonzero(usable & (rows.generation == 0) & rows.same_classes(rows.target(int(i))))
+        for i in every
+    }  # fmt: skip
+    found = np.unique(np.concatenate(list(references.values())))
+    if not len(found):
+        raise EmptyZooError(
+            f"none of the {len(every)} sub-networks has one to be compared with",
+            hint="Prune the same tasks and add the results, or give the ids to compare with as reference=",
+        )
+    if fixed is None:
+        require_one(rows, found, {"producer": producer})
+    plan = rows.plan(str(rows.base_ids[every[0]]))
+    used = packed.take(np.searchsorted(stored, np.union1d(every, found)))
+    units = units_of(plan, used, str(rows.mode[every[0]]), per)
+    words = [packed.joined(unit.keys) for unit in units]
+    estimates: dict[str, Estimate] = {}
+    without = 0
+    for name, chosen in asked.items():
+        values = np.full((len(units), len(chosen), 1), np.nan)
+        for j, i in enumerate(chosen):
+            others = np.searchsorted(stored, references[int(i)])
+            own = np.searchsorted(stored, [i])
+            without += not len(others)
+            for u, bits in enumerate(words):
+                if len(others):
+                    values[u, j, 0] = iou_rows(bits[own], bits[others]).mean()
+        estimates[name] = Bootstrap([rows.task_ids[i] for i in chosen], bootstrap, seed).estimate(values)
+    floor = np.array([unit_floor(used, unit) for unit in units])
+    return Against(per=per, units=units, lines=estimates, floor=floor, without=without,
+                   sizes={name: len(chosen) for name, chosen in asked.items()})  # fmt: skip
+
+
+def _excluded(rows: Rows, which: Ints, shared: Ints, exclude: str | None) -> Bools:
+    own = np.eye(len(which), dtype=bool)
+    if exclude is None:
+        return own
+    if exclude == "same_classes":
+        size = np.array([len(rows.labels[i]) for i in which])
+        return own | ((shared == size[:, None]) & (shared == size[None, :]))
+    if exclude == "overlap":
+        return own | (shared > 0)
+    if exclude == "same_task":
+        task = np.array([rows.task_ids[i] for i in which], dtype=object)
+        return own | np.asarray(task[:, None] == task[None, :], bool)
+    raise OptionError("exclude: which pairs are left out", got=repr(exclude),
+                      expected="same_classes | same_task | overlap | None")  # fmt: skip
+
+
+def _by_third(axes: Sequence[Unit], values: Floats, trend: bool = False) -> Floats:
+    """Means over all axes and over those of each third of depth, each axis once: (4, T, G), or 5 with last - first."""
+    third = np.array([unit.third for unit in axes])
+    absent = np.full(values.shape[1:], np.nan)
+    parts = [values.mean(axis=0)]
+    parts += [values[third == t].mean(axis=0) if (third == t).any() else absent for t in range(3)]
+    if trend:
+        parts.append(parts[3] - parts[1])
+    return np.stack(parts)
+
+
+def _check(per: str = "axis", groups: int = 2, bootstrap: int = 1) -> None:
+    problems = []
+    if per not in PER:
+        problems.append(f"per: got {per!r}, expected {' | '.join(PER)}")
+    if groups < 2:
+        problems.append(f"groups: got {groups}, expected at least 2")
+    if bootstrap < 1:
+        problems.append(f"bootstrap: got {bootstrap}, expected at least 1 resample")
+    if problems:
+        raise OptionError("iou_by_depth: options outside their range", problems=problems)
