@@ -19,7 +19,7 @@ from zoo.errors import OptionError
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a base wants to see: image size in pixels (height, width), and per-channel mean and std of pixels in 0..1."""
+    """What a base wants to see: image size in pixels (height, width), per-channel mean and std of pixels in 0..1."""
 
     size: tuple[int, int]
     mean: tuple[float, float, float]
@@ -104,7 +104,7 @@ def batches(
         images: uint8, shape (n, 3, h, w); moved to the device whole.
         labels: int64, shape (n,).
         spec: The base's input spec.
-        batch_size: Images a batch; the last batch of an epoch may be short, never of one image.
+        batch_size: Images a batch; the last batch of an epoch may be short, but a single image left over is dropped.
         seed: Seed of order and augmentation; the same batches on CPU and GPU.
         device: Where batches are made.
         augment: Applied after normalisation.
@@ -112,14 +112,19 @@ def batches(
 
     Yields:
         (float32 (b, 3, H, W) channels_last, int64 (b,)).
+
+    Raises:
+        OptionError: No images, or a batch size below 1; raised when the first batch is asked for.
     """
+    if not len(images) or batch_size < 1:  # would look for a batch for ever
+        raise OptionError(f"no batches of {batch_size} out of {len(images)} images", expected="at least 1 of both")
     images, labels = images.to(device), labels.to(device)
     n, epoch = len(images), start
     while True:
         rng = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
         order = torch.randperm(n, generator=rng).to(device)
         for i in range(0, n, batch_size):
-            if n - i == 1 and i:  # batch norm cannot train on one image
+            if n - i == 1 and i and batch_size > 1:  # batch norm cannot train on one image
                 break
             index = order[i : i + batch_size]
             x = spec(images[index])
