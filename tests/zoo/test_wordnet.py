@@ -293,3 +293,12 @@ def test_check_sum(tmp_path, monkeypatch):
         check_sum("labels/a.json")
     with pytest.raises(NotFoundError, match="no line"):
         check_sum("SHA256SUMS")
+
+
+def test_the_public_names():
+    import zoo
+
+    assert zoo.wup is wup and zoo.task_wup is task_wup
+    tasks = [zoo.Task(labels=["dolphin", "seal"], dataset="cifar100"), zoo.Task(labels=["bus", "train"])]
+    assert tasks[0].synsets == ("n02068974", "n02076196")
+    assert zoo.task_wup(tasks[0], tasks[0]) == 1.0 > zoo.task_wup(*tasks)
