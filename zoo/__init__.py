@@ -12,18 +12,20 @@ from zoo import errors
 
 if TYPE_CHECKING:
     from zoo.channels import iou
-    from zoo.handle import Zoo, open, sample
+    from zoo.handle import Zoo
     from zoo.leep import leep
-    from zoo.query import Neighbours
+    from zoo.neighbours import Neighbours
+    from zoo.opening import open, sample
     from zoo.records import Base, Score, SubNetwork, Task
-    from zoo.wordnet import task_wup, wup
+    from zoo.taskwup import task_wup
+    from zoo.wordnet import wup
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Base": "zoo.records", "Neighbours": "zoo.query", "Score": "zoo.records", "SubNetwork": "zoo.records",
-    "Task": "zoo.records", "Zoo": "zoo.handle", "iou": "zoo.channels", "leep": "zoo.leep", "open": "zoo.handle",
-    "sample": "zoo.handle", "task_wup": "zoo.wordnet", "wup": "zoo.wordnet",
+    "Base": "zoo.records", "Neighbours": "zoo.neighbours", "Score": "zoo.records", "SubNetwork": "zoo.records",
+    "Task": "zoo.records", "Zoo": "zoo.handle", "iou": "zoo.channels", "leep": "zoo.leep", "open": "zoo.opening",
+    "sample": "zoo.opening", "task_wup": "zoo.taskwup", "wup": "zoo.wordnet",
 }  # fmt: skip
 
 __all__ = [

@@ -144,7 +144,9 @@ def _json(name: str, value: Mapping[str, Any]) -> str:
         # Keys that are not strings would come back as strings: another record under the same id.
         same = json.dumps(json.loads(text), sort_keys=True) == json.dumps(value, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(f"{name}: holds something that JSON cannot hold ({error})", expected="plain JSON data") from None
+        raise RecordError(
+            f"{name}: holds something that JSON cannot hold ({error})", expected="plain JSON data"
+        ) from None
     if not same:
         raise RecordError(f"{name}: does not survive JSON", expected="a mapping whose keys are strings, at every level")
     return text
@@ -170,30 +172,41 @@ def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         raise RecordError(f"{name}: a value does not fit its column ({error})") from None
 
 
-def check(name: str, table: pa.Table) -> None:
+def damaged(name: str, table: pa.Table) -> list[str]:
     """Recompute every row's checksum.
 
     Args:
         name: Which table.
         table: With that table's schema.
 
-    Raises:
-        CorruptionError: Names the table and the first damaged row's id.
+    Returns:
+        A line for each row that does not have the checksum it was stored with: its id and the damaged column groups.
     """
-    stored = "checksums" if name == "subnetworks" else "checksum"
+    lines = []
     for row in _rows(name, table):
         try:
-            right = _subnetwork_checksums(row) if name == "subnetworks" else _checksum(name, row)
+            right = _subnetwork_checksums(row) if name == "subnetworks" else {"checksum": _checksum(name, row)}
         except TypeError:
-            right = None
-        found = dict(row[stored] or ()) if name == "subnetworks" else row[stored]
-        if right is None or found != right:
+            right = {"null values": ""}
+        found = dict(row["checksums"] or ()) if name == "subnetworks" else {"checksum": row["checksum"]}
+        if found != right:
             label = row.get("id") or f"{row.get('source')} on {row.get('target')} by {row.get('measure')}"
-            wrong = [k for k, v in right.items() if found.get(k) != v] if isinstance(right, dict) else [stored]
-            raise CorruptionError(
-                f"{name}: row {label} does not have the checksum it was stored with ({', '.join(wrong)})",
-                hint="Run `zoo verify PATH`; the row was damaged on disk or changed by another program",
-            )
+            wrong = [group for group, digest in right.items() if found.get(group) != digest]
+            lines.append(f"row {label} does not have the checksum it was stored with ({', '.join(wrong)})")
+    return lines
+
+
+def check(name: str, table: pa.Table) -> None:
+    """Refuse a table with a damaged row.
+
+    Raises:
+        CorruptionError: Lists the table and the ids of the damaged rows.
+    """
+    if lines := damaged(name, table):
+        raise CorruptionError(
+            f"{name}: {len(lines)} row(s) are damaged", problems=lines[:20],
+            hint="Run `zoo verify PATH`; they were damaged on disk or changed by another program",
+        )  # fmt: skip
 
 
 def _rows(name: str, table: pa.Table) -> list[dict[str, Any]]:
@@ -267,10 +280,13 @@ def subnetwork_of(row: Mapping[str, Any], base: Base, weights: Tensors, element_
             generation=row["generation"], metrics=dict(row["metrics"]), params=row["params"], macs=row["macs"],
             embeddings={k: np.asarray(v, dtype=np.float32) for k, v in row["embeddings"]},
             removed_blocks=tuple(row["removed_blocks"]), kept_tokens=dict(row["kept_tokens"]),
-            element_masks=element_masks, weights_digest=row["weights_digest"], created_at=row["created_at"].astimezone(UTC),
+            element_masks=element_masks, weights_digest=row["weights_digest"],
+            created_at=row["created_at"].astimezone(UTC),
         )  # fmt: skip
     except RecordError as error:
-        raise CorruptionError(f"subnetworks: row {row['id']} contradicts itself or its base", problems=error.problems) from error
+        raise CorruptionError(
+            f"subnetworks: row {row['id']} contradicts itself or its base", problems=error.problems
+        ) from error
     return _same_id(sub, row["id"], "sub-network")
 
 
@@ -286,9 +302,3 @@ def scores_equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     if (a["vector"] is None) != (b["vector"] is None):
         return False
     return values and (a["vector"] is None or np.array_equal(np.float32(a["vector"]), np.float32(b["vector"])))
-
-
-__all__ = [
-    "SCHEMAS", "base_of", "base_row", "check", "score_row", "scores_equal", "subnetwork_of", "subnetwork_row",
-    "task_of", "task_row", "to_table",
-]  # fmt: skip

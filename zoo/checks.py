@@ -30,7 +30,7 @@ def width(expression: Any, widths: Mapping[str, int]) -> int:
     if isinstance(expression, str):
         return widths[expression]
     if isinstance(expression, Mapping) and len(expression) == 1:
-        (form, parts), = expression.items()
+        ((form, parts),) = expression.items()
         if form in ("prod", "cat"):
             sizes = [width(part, widths) for part in parts]
             return prod(sizes) if form == "prod" else sum(sizes)

@@ -1,8 +1,8 @@
 """The one place where bytes of a zoo are read and written, on a local disk or an object store.
 
 Delta's log is written by `deltalake`; everything else (weights, the marker, the tables' Parquet files) goes through
-`Files`. A local write is durable when `put` returns: temporary name, fsync, rename, fsync of the folder. An object store
-publishes an object whole when its upload ends. The object-store side has not been run against a real service yet.
+`Files`. A local write is durable when `put` returns: temporary name, fsync, rename, fsync of the folder. An object
+store publishes an object whole when its upload ends. The object-store side has not been run against a real service yet.
 """
 
 import errno
@@ -42,7 +42,9 @@ class Files:
             path = Path(text.removeprefix("file://")).expanduser().absolute()
             if re.search(r"%[0-9A-Fa-f]{2}", str(path)):
                 raise OptionError(
-                    "a zoo's path holds a percent code, which Delta Lake decodes", got=str(path), hint="Rename the folder"
+                    "a zoo's path holds a percent code, which Delta Lake decodes",
+                    got=str(path),
+                    hint="Rename the folder",
                 )
             self.root, self._fs = str(path), fs.LocalFileSystem()
         else:
@@ -128,7 +130,7 @@ class Files:
             self._fs.create_dir(self.path(folder), recursive=True)
 
     def sync(self, names: list[str], folders: list[str]) -> None:
-        """Make files that somebody else wrote, and their folders' entries, survive a power cut. Missing ones are skipped."""
+        """Make files that deltalake wrote, and their folders' entries, survive a power cut; skips missing ones."""
         if self.local:
             for name in (*names, *folders):
                 if (path := Path(self.path(name))).exists():
@@ -151,7 +153,7 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-class writing:  # noqa: N801 - reads as a statement: `with writing(root):`
+class writing:
     """Turns an OSError of the block into a ReadOnlyError, or into a ZooError that says what the disk said."""
 
     def __init__(self, root: str) -> None:
@@ -170,5 +172,7 @@ class writing:  # noqa: N801 - reads as a statement: `with writing(root):`
             ) from error
         raise ZooError(
             f"{self._root} could not be written ({error.strerror or error})",
-            hint="Nothing was added. Free some space and try again" if error.errno == errno.ENOSPC else "Nothing was added",
+            hint="Nothing was added. Free some space and try again"
+            if error.errno == errno.ENOSPC
+            else "Nothing was added",
         ) from error

@@ -80,13 +80,17 @@ class Snapshot:
         if text in known:
             return text
         if len(text) < MIN_PREFIX:
-            raise NotFoundError(f"no {what} has this id", got=repr(text), expected=f"at least {MIN_PREFIX} characters of an id")
+            raise NotFoundError(
+                f"no {what} has this id", got=repr(text), expected=f"at least {MIN_PREFIX} characters of an id"
+            )
         found = [key for key in known if key.startswith(text)]
         if len(found) == 1:
             return found[0]
         if found:
             raise NotFoundError(
-                f"{len(found)} {what}s have ids that begin with {text!r}", problems=found[:10], hint="Give more characters"
+                f"{len(found)} {what}s have ids that begin with {text!r}",
+                problems=found[:10],
+                hint="Give more characters",
             )
         raise NotFoundError(
             f"no {what} has the id {text[:80]!r}", hint=f"The zoo holds {len(known)}; `z.ids()` lists sub-networks"

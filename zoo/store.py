@@ -1,10 +1,9 @@
 """The store: weights as content-addressed Parquet beside four Delta tables.
 
-An add writes weights first, then the base, the task, and last the sub-network's one row: that commit makes it visible. A
-crash leaves at most files that nothing names. Reading pins the tables in the reverse order, so no reference dangles.
+An add writes weights first, then the base, the task, and last the sub-network's one row: that commit makes it visible.
+A crash leaves at most files that nothing names. Reading pins the tables in the reverse order, so no reference dangles.
 """
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,23 +12,20 @@ from typing import Any
 
 from zoo import arrow
 from zoo.checks import check_subnetwork
+from zoo.deltalog import check_process
 from zoo.errors import (
     ConflictError,
     CorruptionError,
-    FormatError,
-    NotAZooError,
-    NotFoundError,
     ReadOnlyError,
     RecordError,
 )
 from zoo.files import Files
-from zoo.records import FORMAT, Base, Score, SubNetwork, Tensors
+from zoo.marker import open_folder
+from zoo.records import Base, Score, SubNetwork, Tensors
 from zoo.snapshot import WRITE_ORDER, Snapshot, make_token, order, parse_token
-from zoo.tables import Table, check_process
+from zoo.tables import Table
 from zoo.weights import MASK, LazyTensors, blob_path, decode, encode, lazy
 
-MARKER = "zoo.json"
-PROJECT = "mvp-zoo"
 # A compaction of 41 files takes half a second and conflicts with writers; a read of 60 small files costs about 60 ms.
 SMALL_FILES = 60
 
@@ -65,7 +61,7 @@ class Store:
         self.pinned = version
         self.read_only = read_only or version is not None
         self._lock = threading.RLock()
-        self._open_marker(create=create and not self.read_only)
+        open_folder(self.files, create=create and not self.read_only)
         self.tables = {name: Table(self.files, name, pins.get(name)) for name in WRITE_ORDER}
         self._versions: dict[str, int] = {}
         self._rows: dict[str, Any] = {}
@@ -74,45 +70,6 @@ class Store:
         if version is not None:
             for table in self.tables.values():
                 table.refresh()
-
-    # Opening ---------------------------------------------------------------------------------------------------------
-
-    def _open_marker(self, *, create: bool) -> None:
-        where = self.files.uri
-        try:
-            text = self.files.read(MARKER)
-        except (FileNotFoundError, NotADirectoryError):
-            self._create(create)
-            return
-        try:
-            marker = json.loads(text)
-            project, number = marker["project"], int(marker["format"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptionError(f"{where}/{MARKER} is damaged ({error})", hint="Restore it from another zoo") from error
-        if project != PROJECT:
-            raise NotAZooError(f"{where} belongs to another project", got=repr(project)[:80], expected=repr(PROJECT))
-        if number > FORMAT:
-            raise FormatError(
-                f"{where} has a newer format than this version reads", got=number, expected=f"at most {FORMAT}",
-                hint="Upgrade mvp-zoo",
-            )  # fmt: skip
-
-    def _create(self, create: bool) -> None:
-        """Tables first, marker last: a folder that has only our tables is a creation that was cut short, and goes on."""
-        found = self.files.names()
-        if set(found) - set(WRITE_ORDER):
-            raise NotAZooError(
-                f"{self.files.uri} is not empty and is no zoo", got=", ".join(found[:5]),
-                hint="Give a folder of its own to a new zoo",
-            )  # fmt: skip
-        if not create:
-            raise NotAZooError(
-                f"{self.files.uri} is no zoo", got="nothing there" if not found else "an unfinished zoo",
-                hint="`zoo.open(path)` makes one",
-            )  # fmt: skip
-        for name in WRITE_ORDER:
-            Table(self.files, name).create()
-        self.files.put(MARKER, json.dumps({"format": FORMAT, "project": PROJECT}).encode() + b"\n")
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -156,20 +113,22 @@ class Store:
         try:
             return decode(self.files.read(name), digest)
         except FileNotFoundError:
-            raise CorruptionError(f"weights {digest} are missing", hint="Run `zoo verify PATH` to find all damage") from None
+            raise CorruptionError(
+                f"weights {digest} are missing", hint="Run `zoo verify PATH` to find all damage"
+            ) from None
 
     def _lazy(self, digest: str) -> tuple[LazyTensors, LazyTensors]:
         # Checked now: a damaged digest is the row's fault, not that of whoever first touches the weights.
         blob_path(digest)
         return lazy(lambda: self.tensors(digest))
 
-    def base(self, key: str) -> Base:
+    def base(self, key: str, snapshot: Snapshot | None = None) -> Base:
         """A stored base by id or prefix; one object an id, its weights read when first asked for.
 
         Raises:
             NotFoundError: There is none, or there are several of that prefix.
         """
-        snapshot = self.snapshot()
+        snapshot = snapshot or self.snapshot()
         key = snapshot.find(key, table="bases")
         with self._lock:
             if key not in self._bases:
@@ -177,16 +136,16 @@ class Store:
                 self._bases[key] = arrow.base_of(row, self._lazy(row["weights_digest"])[0])
             return self._bases[key]
 
-    def get(self, key: str) -> SubNetwork:
+    def get(self, key: str, snapshot: Snapshot | None = None) -> SubNetwork:
         """A stored sub-network by id or prefix of at least six characters; its tensors are read when first asked for.
 
         Raises:
             NotFoundError: There is none, or there are several of that prefix.
             CorruptionError: Its row is damaged; its tensors, when they are asked for.
         """
-        snapshot = self.snapshot()
+        snapshot = snapshot or self.snapshot()
         row = snapshot.subnetworks.slice(snapshot.rows[snapshot.find(key)], 1).to_pylist()[0]
-        return arrow.subnetwork_of(row, self.base(row["base_id"]), *self._lazy(row["weights_digest"]))
+        return arrow.subnetwork_of(row, self.base(row["base_id"], snapshot), *self._lazy(row["weights_digest"]))
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
@@ -198,7 +157,9 @@ class Store:
         """
         check_process()
         if self.pinned is not None:
-            raise ReadOnlyError(f"this zoo is pinned to version {self.pinned}", hint="Open it without version= to write")
+            raise ReadOnlyError(
+                f"this zoo is pinned to version {self.pinned}", hint="Open it without version= to write"
+            )
         if self.read_only:
             raise ReadOnlyError(
                 f"{self.files.uri} is open for reading only", hint="`zoo.sample(copy_to=path)` gives a copy to write to"
@@ -226,7 +187,7 @@ class Store:
             tasks_known = set(snapshot.tasks["id"].to_pylist())
             tasks = {sub.task.id: sub.task for sub in new.values() if sub.task.id not in tasks_known}
             for sub in new.values():
-                check_subnetwork(sub, bases[sub.base.id] if sub.base.id in bases else self.base(sub.base.id))
+                check_subnetwork(sub, bases[sub.base.id] if sub.base.id in bases else self.base(sub.base.id, snapshot))
             # Rows are made before anything is written: what has no row must leave no trace.
             rows = {
                 "bases": arrow.to_table("bases", [arrow.base_row(base, now) for base in bases.values()]),
@@ -331,7 +292,9 @@ def _identity(sub: SubNetwork) -> str:
         return sub.id
     except (TypeError, ValueError, AttributeError) as error:
         if not isinstance(sub, SubNetwork):
-            raise RecordError("only sub-networks can be added", got=type(sub).__name__, hint="See zoo.SubNetwork") from None
+            raise RecordError(
+                "only sub-networks can be added", got=type(sub).__name__, hint="See zoo.SubNetwork"
+            ) from None
         raise RecordError("a sub-network holds something that JSON cannot hold", got=str(error)[:120]) from error
 
 

@@ -5,20 +5,19 @@ keeps the log. So a power cut leaves at most a file that no log entry names.
 """
 
 import json
-import os
 import random
 import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoo import arrow
-from zoo.errors import ConflictError, CorruptionError, NotFoundError, ReadOnlyError, ZooError
+from zoo.deltalog import DAMAGED, SEAL, check_commit, delta, log_name, seal
+from zoo.errors import ConflictError, CorruptionError, NotFoundError, ZooError
 from zoo.files import Files
 
 if TYPE_CHECKING:
@@ -27,65 +26,10 @@ if TYPE_CHECKING:
 RETRIES = 12
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 1.0
+CHECKED_AT_OPEN = 100
 # Names of data files that we or another Delta writer give; a log entry with a path of another form is not followed.
 _FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.parquet")
-_DAMAGED = "Run `zoo verify PATH` to see what is damaged"
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "100"}
-_process: list[int] = []
-
-
-def check_process() -> None:
-    """Refuse to go on in a forked child: deltalake's threads do not survive a fork.
-
-    Raises:
-        ConflictError: The process was forked after it had touched a zoo.
-    """
-    if not _process:
-        _process.append(os.getpid())
-    if _process[0] != os.getpid():
-        raise ConflictError(
-            "this process was forked from one that had used a zoo, and Delta Lake does not work after a fork",
-            hint="Start workers by spawn: multiprocessing.get_context('spawn'); a DataLoader takes "
-            "multiprocessing_context='spawn'",
-        )
-
-
-class delta:  # noqa: N801 - reads as a statement: `with delta("tasks"):`
-    """Turns what deltalake raises inside the block into this project's errors; conflicts pass through.
-
-    Args:
-        table: Name of the table, for the message.
-        write: Whether the block writes: then a failure is the disk's, not the table's.
-    """
-
-    def __init__(self, table: str, *, write: bool = False) -> None:
-        self._table, self._write = table, write
-
-    def __enter__(self) -> Self:
-        check_process()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if error is None or kind is None or isinstance(error, ZooError):
-            return
-        from deltalake.exceptions import CommitFailedError, DeltaError
-
-        if isinstance(error, CommitFailedError):
-            return
-        # pyo3's panic derives from BaseException and cannot be imported by name.
-        if kind.__name__ == "PanicException":
-            raise ConflictError(
-                f"{self._table}: Delta Lake stopped ({str(error)[:120]})",
-                hint="If this process was forked, use spawn instead; else run `zoo verify PATH`",
-            ) from error
-        if not isinstance(error, (DeltaError, OSError, pa.ArrowException)):
-            return
-        text = str(error)
-        if "ermission denied" in text or "ead-only file system" in text:
-            raise ReadOnlyError(f"{self._table}: the folder cannot be written ({text[:160]})") from error
-        if self._write:
-            raise ZooError(f"{self._table}: the commit could not be written ({text[:200]})", hint="Nothing was added") from error
-        raise CorruptionError(f"{self._table}: the table cannot be read ({text[:200]})", hint=_DAMAGED) from error
 
 
 class Table:
@@ -101,6 +45,7 @@ class Table:
         self.files, self.name, self._pinned = files, name, version
         self._delta: DeltaTable | None = None
         self._loaded: dict[str, pa.Table] = {}
+        self._checked = -1
 
     @property
     def uri(self) -> str:
@@ -121,7 +66,7 @@ class Table:
                 )
         except (CommitFailedError, DeltaError, ZooError):
             # Another process may have created it in this moment; then it is there now.
-            if not self.files.exists(self._log(0)):
+            if not self.files.exists(log_name(self.name, 0)):
                 raise
         self._sync(0, 0)
 
@@ -136,14 +81,20 @@ class Table:
 
         with delta(self.name):
             if self._delta is None:
-                if not self.files.exists(self._log(0)) and not self.files.names(f"{self.name}/_delta_log"):
-                    raise CorruptionError(f"{self.name}: the table's log is missing", hint=_DAMAGED)
+                if not self.files.exists(log_name(self.name, 0)) and not self.files.names(f"{self.name}/_delta_log"):
+                    raise CorruptionError(f"{self.name}: the table's log is missing", hint=DAMAGED)
                 if self._pinned is not None and self._pinned > (newest := DeltaTable(self.uri).version()):
                     raise NotFoundError(f"{self.name} has no version {self._pinned} yet", expected=f"0 to {newest}")
                 self._delta = DeltaTable(self.uri, version=self._pinned)
             elif self._pinned is None:
                 self._delta.update_incremental()
-            return self._delta.version()
+            version = self._delta.version()
+        # Everything older is `zoo verify`'s: an open must not get slower with every add.
+        first = max(self._checked + 1, version - CHECKED_AT_OPEN)
+        for number in range(first, version + 1):
+            check_commit(self.files, self.name, number)
+        self._checked = version
+        return version
 
     def parts(self) -> list[str]:
         """Names of the data files of the version last refreshed to, sorted.
@@ -166,9 +117,13 @@ class Table:
             CorruptionError: A file is missing or unreadable, or a row does not have its checksum.
         """
         names = self.parts()
-        self._loaded = {name: self._loaded[name] if name in self._loaded else self.read(name) for name in names}
+        self._loaded = {name: self.rows(name) for name in names}
         empty = arrow.SCHEMAS[self.name].empty_table()
         return pa.concat_tables([empty, *self._loaded.values()])
+
+    def rows(self, part: str) -> pa.Table:
+        """The verified rows of one data file, read once."""
+        return self._loaded[part] if part in self._loaded else self.read(part)
 
     def read(self, part: str) -> pa.Table:
         """The verified rows of one data file."""
@@ -183,7 +138,7 @@ class Table:
                 hint="Run `zoo verify PATH`; `z.gc()` deletes the files of versions older than its retention",
             ) from None
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise CorruptionError(f"{self.name}: {part} cannot be read ({str(error)[:120]})", hint=_DAMAGED) from error
+            raise CorruptionError(f"{self.name}: {part} cannot be read ({str(error)[:120]})", hint=DAMAGED) from error
         arrow.check(self.name, table)
         return table
 
@@ -208,20 +163,45 @@ class Table:
         Raises:
             ConflictError: Other writers won every retry.
         """
-        written: list[str] = []
+        from deltalake.exceptions import CommitFailedError
 
         def attempt() -> None:
             old = list(parts())
             if not old:
                 return
-            rows = change(pa.concat_tables([self.read(part) for part in old]))
-            entries = []
-            if len(rows):
-                written.append(self._write(rows))
-                entries = [self._entry(written[-1], rows)]
-            self._commit(entries, old)
+            rows = change(pa.concat_tables([self.rows(part) for part in old]))
+            written = [self._write(rows)] if len(rows) else []
+            try:
+                self._commit([self._entry(part, rows) for part in written], old)
+            except CommitFailedError:
+                for part in written:
+                    self.files.delete(f"{self.name}/{part}")
+                raise
 
-        self._retry(attempt, undo=written)
+        self._retry(attempt)
+
+    def forget(self, parts: Sequence[str]) -> None:
+        """Take files out of the table's newest version without looking at them; for those that are lost.
+
+        Raises:
+            ConflictError: Other writers won every retry.
+        """
+        self._retry(lambda: self._commit([], list(parts)))
+
+    def vacuum(self, *, retention_hours: int, keep: Sequence[int]) -> None:
+        """Delete data files that no version younger than the retention, nor a kept one, has.
+
+        Args:
+            retention_hours: Age of the youngest versions that may lose files.
+            keep: Versions that keep theirs.
+        """
+        self.refresh()
+        with delta(self.name, write=True):
+            self._current().vacuum(
+                retention_hours=retention_hours, dry_run=False, enforce_retention_duration=False,
+                # Files that no log entry names go too, once no running add can be about to name them.
+                full=retention_hours >= 24, keep_versions=list(keep) or None,
+            )  # fmt: skip
 
     def _current(self) -> "DeltaTable":
         if self._delta is None:
@@ -229,9 +209,6 @@ class Table:
         if self._delta is None:
             raise CorruptionError(f"{self.name}: the table is not open")
         return self._delta
-
-    def _log(self, version: int) -> str:
-        return f"{self.name}/_delta_log/{version:020}.json"
 
     def _write(self, rows: pa.Table) -> str:
         part = f"{uuid.uuid4().hex}.parquet"
@@ -250,22 +227,26 @@ class Table:
         )  # fmt: skip
 
     def _commit(self, entries: list[Any], old: list[str]) -> None:
-        from deltalake import PostCommitHookProperties
+        from deltalake import CommitProperties, PostCommitHookProperties
         from deltalake.transaction import RemoveAction
 
         current = self._current()
         before = current.version()
-        removed = [RemoveAction(path=part, deletion_timestamp=int(time.time() * 1000), data_change=True, partition_values={}) for part in old]
+        removed = [
+            RemoveAction(path=part, deletion_timestamp=int(time.time() * 1000), data_change=True, partition_values={})
+            for part in old
+        ]
         with delta(self.name, write=True):
             current.create_write_transaction(
                 [*entries, *removed], "append", arrow.SCHEMAS[self.name],
+                commit_properties=CommitProperties(custom_metadata={SEAL: seal((e.path for e in entries), old)}),
                 # A version of years ago must stay readable as long as its files are there.
                 post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
             )  # fmt: skip
             current.update_incremental()
         self._sync(before + 1, current.version())
 
-    def _retry(self, attempt: Callable[[], None], undo: list[str]) -> None:
+    def _retry(self, attempt: Callable[[], None], undo: Sequence[str] = ()) -> None:
         from deltalake.exceptions import CommitFailedError
 
         for trial in range(RETRIES):
@@ -279,13 +260,14 @@ class Table:
         for part in undo:
             self.files.delete(f"{self.name}/{part}")
         raise ConflictError(
-            f"{self.name}: other writers won {RETRIES} times in a row", hint="Try again; let fewer processes write at once"
+            f"{self.name}: other writers won {RETRIES} times in a row",
+            hint="Try again; let fewer processes write at once",
         ) from last
 
     def _sync(self, first: int, last: int) -> None:
         """Make the log entries of a range of versions durable: delta-rs itself never calls fsync."""
         folder = f"{self.name}/_delta_log"
-        names = [self._log(version) for version in range(first, last + 1)]
+        names = [log_name(self.name, version) for version in range(first, last + 1)]
         if any(version % 100 == 99 for version in range(first, last + 1)):
             names += [name for name in self.files.names(folder) if "checkpoint" in name]
         self.files.sync(names, [folder])
