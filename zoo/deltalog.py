@@ -1,7 +1,8 @@
 """Delta Lake's log: what it raises as this project's errors, and a seal on every commit.
 
 delta-rs reads a log with a damaged line without a word (an "add" whose key lost a bit is no add, and its rows are
-gone). So each commit carries a seal, SHA-256 over the names of the files that it adds and removes, checked before it is used.
+gone). So each commit carries a seal, SHA-256 over the names of the files that it adds and removes, checked before it is
+used.
 """
 
 import hashlib

@@ -305,7 +305,7 @@ class Zoo:
         return upkeep.verify(self._store)
 
     def compact(self) -> None:
-        """Merge the small files of each table; happens by itself after some sixty adds. Older versions stay readable."""
+        """Merge the small files of each table, as happens by itself every sixty adds. Older versions stay readable."""
         self._store.compact()
 
     def gc(self, *, retention_days: float = 30.0, keep: Sequence[str] = ()) -> "Freed":

@@ -23,8 +23,8 @@ def open(
     """Open a zoo, or make one of an absent or empty folder.
 
     Args:
-        path: A folder, or a URL such as "s3://bucket/my.zoo", credentials from the environment. Object stores share the code
-            of local folders, but have not been run against a real service yet.
+        path: A folder, or a URL such as "s3://bucket/my.zoo", credentials from the environment. Object stores share the
+            code of local folders, but have not been run against a real service yet.
         version: Token of `Zoo.version`: pins that version, read-only.
         create: Make an absent or empty folder a zoo; False makes it an error.
         read_only: Refuse to write.
