@@ -10,13 +10,13 @@ from mvp import layout
 from mvp.layout import Axis, Expr
 from mvp.trace import Call, Trace
 
-# The module attributes that a plan may set when a width changes; the first group counts heads or groups.
-COUNTS = frozenset(["num_heads", "heads", "n_heads", "nhead", "num_attention_heads", "groups", "num_groups"])
+# The module attributes that a plan may set when a width changes.
+HEAD_COUNTS = frozenset(["num_heads", "heads", "n_heads", "nhead", "num_attention_heads"])
 WIDTHS = frozenset(
     ["head_dim", "dim_head", "d_head", "key_dim", "val_dim", "value_dim", "attn_dim", "val_attn_dim", "key_attn_dim",
      "inner_dim", "dim_out_attn", "nh_kd", "dh", "d", "channels", "hidden_dim", "hidden_features"]
 )  # fmt: skip
-ATTRIBUTES = COUNTS | WIDTHS
+ATTRIBUTES = HEAD_COUNTS | WIDTHS | {"groups", "num_groups"}
 
 
 class _Names:
@@ -144,17 +144,29 @@ def _attrs(trace: Trace, names: _Names) -> list[list[Any]]:
     found = [(module, attr, names.expr(expr)) for module, attr, expr in trace.groups]
     for module, dims in trace.views:
         live = [(expr, names.expr(expr)) for expr in dims]
-        live = [(expr, plain) for expr, plain in live if not isinstance(plain, int)]
+        live = [(expr, plain) for expr, plain in live if not isinstance(plain, int) and not _with_batch(plain)]
         for attr, value in vars(modules[module]).items():
             if attr not in ATTRIBUTES or type(value) is not int:
                 continue
-            hits = {repr(plain): (expr, plain) for expr, plain in live if layout.size(expr) == value}
-            if len(hits) > 1 and attr in COUNTS:
-                hits = {key: hit for key, hit in hits.items() if all(leaf.head for leaf in layout.leaves(hit[0]))}
+            # Equal numbers are told apart by what they count.
+            hits = {
+                repr(plain): plain
+                for expr, plain in live
+                if layout.size(expr) == value and _counts_heads(expr) == (attr in HEAD_COUNTS)
+            }
             if len(hits) == 1:
-                found.append((module, attr, next(iter(hits.values()))[1]))
+                found.append((module, attr, next(iter(hits.values()))))
     unique = {(module, attr): [module, attr, plain] for module, attr, plain in found if not isinstance(plain, int)}
     return list(unique.values())
+
+
+def _counts_heads(expr: Expr) -> bool:
+    return all(leaf.head for leaf in layout.leaves(expr))
+
+
+def _with_batch(plain: Any) -> bool:
+    """A leading constant is the batch folded into a dimension, as batched matrix products do."""
+    return isinstance(plain, dict) and "prod" in plain and isinstance(plain["prod"][0], int)
 
 
 def _macs(trace: Trace, names: _Names, batch: int) -> list[list[Any]]:

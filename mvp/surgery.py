@@ -130,7 +130,7 @@ def build(skeleton: nn.Module, plan: Plan, channels: Channels, tensors: Mapping[
     keep_alive = []
     for name, tensor in own.items():
         data = given[name].detach().clone() if name in given else _slice(tensor.detach(), chosen.get(name, {}))
-        if data.data_ptr() == tensor.data_ptr() or data is tensor:
+        if name not in given and name not in chosen:
             data = data.clone()
         new = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
         memo[id(tensor)] = new
@@ -225,17 +225,17 @@ def masked(model: nn.Module, plan: Plan, channels: Channels) -> nn.Module:
     between, where zeroed outputs would be revived by a bias or a sigmoid.
     """
     chosen = indices(plan, channels)
-    full = copy.deepcopy(model)
-    parameters = dict(full.named_parameters())
-    with torch.no_grad():
-        for name, d in plan["consumers"].items():
-            if (kept := chosen.get(name, {}).get(d)) is None:
-                continue
-            weight = parameters[name]
-            mask = torch.zeros(weight.shape[d], dtype=weight.dtype, device=weight.device)
-            mask[kept.to(weight.device)] = 1
-            weight.mul_(mask.view([-1 if i == d else 1 for i in range(weight.ndim)]))
-    return full
+    parameters = dict(model.named_parameters())
+    memo: dict[int, Any] = {}
+    for name, d in plan["consumers"].items():
+        if (kept := chosen.get(name, {}).get(d)) is None:
+            continue
+        weight = parameters[name]
+        mask = torch.zeros(weight.shape[d], dtype=weight.dtype, device=weight.device)
+        mask[kept.to(weight.device)] = 1
+        new = weight.detach() * mask.view([-1 if i == d else 1 for i in range(weight.ndim)])
+        memo[id(weight)] = nn.Parameter(new, weight.requires_grad)
+    return copy.deepcopy(model, memo)
 
 
 def shrink(model: nn.Module, plan: Plan, channels: Channels) -> tuple[nn.Module, Plan]:
