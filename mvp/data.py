@@ -52,7 +52,7 @@ class Data:
         for split in ("train", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
             if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
-                shape = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
+                shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
                 problems.append(f"{split}_images: got {shape}, expected a tensor of shape (n, 3, H, W)")
                 continue
             if images.dtype != torch.uint8:
