@@ -99,14 +99,21 @@ def scatter(slim: Tensors, plan: Plan, channels: Channels, full: Tensors) -> dic
         if list(tensor.shape) != expected:
             problems.append(f"{name}: shape {list(tensor.shape)}, the channel set implies {expected}")
             continue
-        if not dims:
-            target.copy_(tensor.detach())
-            continue
-        grid = [dims.get(d, torch.arange(n)).to(target.device) for d, n in enumerate(target.shape)]
-        target[torch.meshgrid(*grid, indexing="ij")] = tensor.detach().to(target)
+        out[name] = _write(target, list(dims.items()), tensor.detach().to(target))
     if problems:
         raise PlanError("slim tensors do not fit the channel set", problems=problems)
     return out
+
+
+def _write(target: torch.Tensor, dims: list[tuple[int, torch.Tensor]], source: torch.Tensor) -> torch.Tensor:
+    """Write source into target where every listed dimension keeps an entry, in place."""
+    if not dims:
+        return target.copy_(source)
+    (d, kept), rest = dims[0], dims[1:]
+    kept = kept.to(target.device)
+    if rest:
+        source = _write(target.index_select(d, kept), rest, source)
+    return target.index_copy_(d, kept, source)
 
 
 def build(skeleton: nn.Module, plan: Plan, channels: Channels, tensors: Mapping[str, Any] | None = None) -> nn.Module:
