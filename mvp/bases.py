@@ -109,7 +109,7 @@ def load_base(
     if isinstance(weights, (str, Path)):
         state, metadata = _read_weights(Path(weights))
         input = input or json.loads(metadata.pop("input", "null"))
-        info = {k: json.loads(v) if k == "options" else v for k, v in metadata.items()}
+        info = {k: json.loads(v) for k, v in metadata.items() if k in ("options", "accuracy", "labels")}
     elif isinstance(weights, Mapping):
         state = dict(weights)
     with torch.random.fork_rng(devices=[]):

@@ -13,7 +13,7 @@ from mvp.data import Data
 from mvp.progress import track
 from mvp.subnetwork import build, export
 from mvp.masks import apply_masks
-from mvp.train import InputSpec, accuracy, batches, derive_seed, pick_device, step
+from mvp.train import InputSpec, accuracy, batches, derive_seed, pick_device, place, step
 from zoo.errors import BaseMismatchError, DataError, OptionError
 from zoo.records import Base, SubNetwork
 
@@ -96,7 +96,7 @@ def finetune(
     where = pick_device(device)
     seed = sub.seed if seed is None else seed
     spec = InputSpec.of(dict(sub.base.input))
-    model = build(sub).to(where, memory_format=torch.channels_last)
+    model = place(build(sub), where)
     optimizer = make_optimizer(model, sub.base, lr=lr, weight_decay=weight_decay)
     started = time.perf_counter()
     run_steps(

@@ -1,18 +1,21 @@
 """`mvp pretrain`: trains a base on a data set (SGD, cosine, cutout), with resume after a kill."""
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 
 from mvp.data import Data
 from mvp.nets import REGISTERED
-from mvp.train import InputSpec, accuracy, batches, crop_flip_cutout, pick_device, step
+from mvp.progress import bar
+from mvp.train import InputSpec, accuracy, batches, crop_flip_cutout, pick_device, place, step
 from zoo.errors import OptionError
+
+log = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -62,7 +65,7 @@ def pretrain(
         batch_size=batch_size, weight_decay=weight_decay, seed=seed,
     )  # fmt: skip
     torch.manual_seed(seed)
-    model = REGISTERED[name](len(data.labels)).to(where, memory_format=torch.channels_last)
+    model = place(REGISTERED[name](len(data.labels)), where)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True)
     steps_per_epoch = math.ceil(len(data.train_images) / batch_size) - (len(data.train_images) % batch_size == 1)
     checkpoint, first = out.with_suffix(".ckpt"), 0
@@ -80,13 +83,9 @@ def pretrain(
         data.train_images, data.train_labels, spec, batch_size=batch_size, seed=seed, device=where,
         augment=crop_flip_cutout(hole=spec.size[0] // 4), start=first,
     )  # fmt: skip
-    columns = (
-        TextColumn("pretrain {task.fields[info]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
     top1 = 0.0
-    with Progress(*columns, disable=not progress, transient=True) as bar:
-        line = bar.add_task("", total=epochs * steps_per_epoch, completed=first * steps_per_epoch, info="")
+    with bar(progress=progress) as shown:
+        line = shown.add_task("pretrain", total=epochs * steps_per_epoch, completed=first * steps_per_epoch)
         for epoch in range(first, epochs):
             model.train()
             total = torch.zeros((), device=where)
@@ -95,18 +94,20 @@ def pretrain(
                 for group in optimizer.param_groups:
                     group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
                 total += step(model, optimizer, *next(stream))
-                bar.advance(line)
+                shown.advance(line)
             top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
-            info = f"epoch {epoch + 1}/{epochs} loss {float(total) / steps_per_epoch:.3f} test {top1:.4f}"
-            bar.update(line, info=info)
-            bar.console.log(info)
+            log.info("epoch %d/%d: loss %.3f, test %.4f", epoch + 1, epochs, float(total) / steps_per_epoch, top1)
+            shown.update(line, description=f"pretrain, test {top1:.3f}")
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
             torch.save(state | {"options": json.dumps(options)}, checkpoint.with_suffix(".tmp"))
             os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
     if first == epochs:
         top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
     input_spec = {"size": [3, *spec.size], "mean": list(spec.mean), "std": list(spec.std)}
-    metadata = {"options": json.dumps(options), "input": json.dumps(input_spec), "accuracy": f"{top1:.4f}"}
+    metadata = {
+        "options": json.dumps(options), "input": json.dumps(input_spec), "accuracy": json.dumps(round(top1, 4)),
+        "labels": json.dumps(data.labels),
+    }  # fmt: skip
     tensors = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
     save_file(tensors, out.with_suffix(".tmp"), metadata=metadata)
     os.replace(out.with_suffix(".tmp"), out)

@@ -11,10 +11,11 @@ from mvp.data import Data
 from mvp.finetune import check_data
 from mvp.progress import track
 from mvp.subnetwork import build
-from mvp.train import InputSpec, outputs, pick_device
+from mvp.train import InputSpec, outputs, pick_device, place
 from zoo.errors import OptionError
 from zoo.leep import leep, leep_by_task
 from zoo.records import Base, Score, SubNetwork, Task
+from zoo.sql import matching_ids
 
 if TYPE_CHECKING:
     from zoo import Zoo
@@ -59,14 +60,14 @@ def score(
         data = data.sample(images, seed=seed)
     if by == "prototype":
         vector = embed(chosen, data, device=device)
-        z.add_scores([Score(chosen.id, data.task.id, "prototype", vector=vector)], tasks=[data.task])
+        z.add_scores([Score(chosen.id, data.task.id, "prototype", vector=vector)])
         return 1
     if by != "leep":
         raise OptionError(f"nothing to compute for {by!r}", expected="leep or prototype")
-    ids = z.ids(base=chosen.id, where=where)
+    ids = _candidates(z, chosen, where)
     if images is None:
-        have = z.scored(data.task.id, "leep")
-        ids = [i for i in ids if i not in have]
+        have = _scored(z)
+        ids = [i for i in ids if (i, data.task.id) not in have]
     spec, run_on = InputSpec.of(dict(chosen.input)), pick_device(device)
     # Normalised once for all candidates; on a GPU they stay there.
     inputs = data.train_images.to(run_on)
@@ -74,8 +75,8 @@ def score(
     rows = []
     for i in track(ids, "LEEP", progress=progress):
         theta = responses(z.get(i), inputs, spec, device=run_on)
-        rows.append(Score(i, data.task.id, "leep", leep(theta, labels), device=""))
-    z.add_scores(rows, tasks=[data.task])
+        rows.append(Score(i, data.task.id, "leep", leep(theta, labels)))
+    z.add_scores(rows)
     return len(rows)
 
 
@@ -105,8 +106,8 @@ def score_pairs(
     run_on = pick_device(device)
     images, labels = source.train_images[rows_used].to(run_on), source.train_labels[rows_used].numpy()
     spec, written = InputSpec.of(dict(chosen.input)), 0
-    have = z.scored_pairs("leep")
-    for i in track(z.ids(base=chosen.id), "LEEP of all pairs", progress=progress):
+    have = _scored(z)
+    for i in track(_candidates(z, chosen, None), "LEEP of all pairs", progress=progress):
         missing = [t for t, task in enumerate(tasks) if (i, task.id) not in have]
         if not missing:
             continue
@@ -118,9 +119,19 @@ def score_pairs(
     return written
 
 
+def _candidates(z: "Zoo", base: Base, where: str | None) -> list[str]:
+    allowed = None if where is None else matching_ids(z.snapshot(), where)
+    rows = z.sql("select id from subnetworks where base_id = ? order by created_at, id", [base.id]).fetchall()
+    return [i for (i,) in rows if allowed is None or i in allowed]
+
+
+def _scored(z: "Zoo") -> set[tuple[str, str]]:
+    return set(z.sql("select source, target from scores where measure = 'leep'").fetchall())
+
+
 def responses(sub: SubNetwork, images: Tensor, spec: InputSpec, *, device: torch.device) -> np.ndarray:
     """Softmax outputs of a sub-network, eval mode, float32, shape (n, classes of its task)."""
-    model = build(sub).to(device, memory_format=torch.channels_last)
+    model = place(build(sub), device)
     return outputs(model, images, spec, device=device).softmax(1).numpy()
 
 
@@ -146,7 +157,7 @@ def prototypes(base: Base, data: Data, *, device: str | None = None, progress: b
         float32, shape (classes, d), each row of unit length.
     """
     run_on = pick_device(device)
-    model = full_model(base).to(run_on, memory_format=torch.channels_last)
+    model = place(full_model(base), run_on)
     spec = InputSpec.of(dict(base.input))
     total = torch.zeros(len(data.labels), 0, dtype=torch.float64)
     caught: list[Tensor] = []

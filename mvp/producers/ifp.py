@@ -19,7 +19,7 @@ from mvp.producers import check_keep
 from mvp.progress import track
 from mvp.subnetwork import export, task_model
 from mvp.surgery import shrink
-from mvp.train import InputSpec, accuracy, batches, derive_seed, pick_device, step
+from mvp.train import InputSpec, accuracy, batches, derive_seed, pick_device, place, step
 from zoo.errors import OptionError
 from zoo.records import Base, SubNetwork
 
@@ -104,7 +104,7 @@ class IFP:
         sets: Sets = {key: np.arange(n) for key, n in sizes.items()}
         memory: dict[str, np.ndarray] = {}
         model, plan = task_model(base, len(data.labels), seed=seed), dict(base.plan)
-        model.to(where, memory_format=torch.channels_last)
+        place(model, where)
         optimizer = self._optimizer(model)
         stream = batches(
             data.train_images, data.train_labels, spec, batch_size=self.batch_size,
@@ -117,7 +117,7 @@ class IFP:
                 sets = {key: sets[key][kept[key]] for key in target}
                 if coupled:
                     model, plan = shrink(model, plan, kept)
-                    model.to(where, memory_format=torch.channels_last)
+                    place(model, where)
                 else:
                     apply_masks(model, base.plan, sets)
                 optimizer = self._optimizer(model)
