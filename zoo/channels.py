@@ -1,7 +1,7 @@
 """Channel sets as packed bits, and their IoU: of a pair, of one against all, of all pairs grouped by similarity.
 
-Source: MVP (Zhao et al.), sec. 3.2, "Overlap Between Tasks": IoU = |A ∩ B| / |A ∪ B| (Jaccard 1901) of the channels that
-two sub-networks of the same base keep in a layer or block.
+Source: MVP (Zhao et al.), sec. 3.2, "Overlap Between Tasks": IoU = |A ∩ B| / |A ∪ B| (Jaccard 1901) of the channels
+that two sub-networks of the same base keep in a layer or block.
 """
 
 import json
@@ -229,8 +229,8 @@ def paper_floor(keep: float) -> float:
 def random_floor(n: Sequence[int] | int, a: Sequence[int] | int, b: Sequence[int] | int) -> float:
     """Expected IoU of two independent, uniformly drawn channel sets: E[ |A ∩ B| / |A ∪ B| ], exactly.
 
-    |A ∩ B| is hypergeometric in each set of channels; over several sets it is the sum of independent ones (a convolution)
-    and the union is a + b minus it.
+    |A ∩ B| is hypergeometric in each set of channels; over several sets it is the sum of independent ones (a
+    convolution) and the union is a + b minus it.
 
     Args:
         n: Channels to draw from, one number or one for each set of a unit (the axes of a block).

@@ -1,4 +1,4 @@
-"""Which sub-networks a study compares: of one base, mode, producer and keep ratio, or an error that lists what is there."""
+"""Which sub-networks a study compares: of one base, mode, producer and keep, or an error that lists what is there."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -26,6 +26,12 @@ def choose(
     rows: Rows, base: str | None, mode: str | None, producer: str | None, keep: float | None, generation: int | None,
     ids: Collection[str] | None,
 ) -> Cohort:  # fmt: skip
+    """The sub-networks of a study; the arguments are those of `iou_by_depth`.
+
+    Raises:
+        MixtureError: Several bases, modes, producers or keep ratios, that were not chosen between.
+        EmptyZooError: Fewer than two are left.
+    """
     if not len(rows):
         raise EmptyZooError("the zoo has no sub-networks", hint="Add some with z.add(...), or try zoo.sample()")
     left = np.isin(rows.kind, HAS_CHANNELS)
@@ -46,10 +52,10 @@ def choose(
     which = np.flatnonzero(left)
     asked = {"base": base, "mode": mode, "producer": producer, "keep": keep}
     if len(which) < 2:
-        given = {**asked, "generation": generation if ids is None else None}
+        wanted = {**asked, "generation": generation if ids is None else None}
         raise EmptyZooError(
             f"{len(which)} of {len(rows)} sub-networks fit, a study compares at least two",
-            got=", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None) or None,
+            got=", ".join(f"{name}={value!r}" for name, value in wanted.items() if value is not None) or None,
         )
     checked = {name: value for name, value in asked.items() if ids is None or name in ("base", "mode")}
     require_one(rows, which, checked)
@@ -70,6 +76,7 @@ def _values(rows: Rows, which: Ints, name: str) -> Counter[Any]:
 
 
 def require_one(rows: Rows, which: Ints, asked: Mapping[str, Any]) -> None:
+    """Raise MixtureError unless rows are alike in each of the named fields; lists what is there and how to choose."""
     problems = []
     for name in asked:
         seen = _values(rows, which, name)
@@ -80,15 +87,17 @@ def require_one(rows: Rows, which: Ints, asked: Mapping[str, Any]) -> None:
             problems.append(f"{name}: {listed}; choose with {name}={choice!r}")
     if problems:
         raise MixtureError(
-            f"{len(which)} sub-networks that may not be compared with each other: channels are alike only within one base "
-            "and mode, and IoU depends on the keep ratio and the producer",
+            f"{len(which)} sub-networks that may not be compared with each other: channels are alike only within one "
+            "base and mode, and IoU depends on the keep ratio and the producer",
             problems=problems,
         )
 
 
 def require_channels(rows: Rows, which: Ints) -> None:
+    """Raise MixtureError if some rows have no channel sets (element-wise masks, dropped tokens)."""
     wrong = [i for i in which if rows.kind[i] not in HAS_CHANNELS]
     if wrong:
         raise MixtureError(
-            f"{len(wrong)} sub-networks have no channel sets", problems=[f"{rows.ids[i][:12]}: {rows.kind[i]}" for i in wrong]
+            f"{len(wrong)} sub-networks have no channel sets",
+            problems=[f"{rows.ids[i][:12]}: {rows.kind[i]}" for i in wrong],
         )

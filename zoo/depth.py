@@ -1,16 +1,16 @@
 """The IoU-by-depth study: do the sub-networks of similar tasks keep the same channels, and at which depth?
 
-Source: MVP (Zhao et al.), sec. 3.2, Fig. 1 and 2 (IoU by layer or block in five similarity groups), Fig. 6 (group 1 minus
-group 5) and Fig. 7 (voted against random sub-networks). Where the paper is silent: a target's own set of classes is no
-neighbour of it, intervals are percentile bootstraps over target tasks, and the floor is the exact expectation of the IoU
-of two random sets of the kept sizes.
+Source: MVP (Zhao et al.), sec. 3.2, Fig. 1 and 2 (IoU by layer or block in five similarity groups), Fig. 6 (group 1
+minus group 5) and Fig. 7 (voted against random sub-networks). Where the paper is silent: a target's own set of classes
+is no neighbour of it, intervals are percentile bootstraps over tasks (`zoo.bootstrap`), and the floor is the exact
+expectation of the IoU of two random sets of the kept sizes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from zoo.bootstrap import Bootstrap, Estimate
+from zoo.bootstrap import Estimate, drawn_pairs, drawn_targets, estimate, task_weights
 from zoo.channels import Floats, Ints, group_means, iou_rows
 from zoo.cohort import choose, require_channels, require_one
 from zoo.errors import EmptyZooError, OptionError
@@ -44,11 +44,13 @@ def iou_by_depth(
 
     Every sub-network is a target once. The others are split into groups by their similarity to its task (`groups_of`:
     equal width between the target's smallest and largest score, 1 = most similar); the IoU of the target with each is
-    averaged in a group, then over targets whose group is not empty. Axes that every sub-network keeps whole are left out.
+    averaged in a group, then over targets whose group is not empty. Axes that every sub-network keeps whole are left
+    out.
 
     Args:
         snapshot: One state of a zoo.
-        by: Measure of similarity: "wup" | "leep" | "prototype" | "mask_iou" (which is the IoU itself: a check, no finding).
+        by: Measure of similarity: "wup" | "leep" | "prototype" | "mask_iou" (which is the IoU itself: a check, no
+            finding).
         groups: Number of groups, at least 2.
         binning: "equal_width" (the paper's) | "quantile".
         per: "axis" (each set once) | "layer" (a set at each layer that writes it, as in the paper's figures; a set that
@@ -59,9 +61,11 @@ def iou_by_depth(
         keep: Only this keep ratio.
         generation: Only this generation (0 = pruned, not voted); None = any.
         ids: Exactly these sub-networks; then producer, keep and generation may differ.
-        exclude: Pairs that are left out besides a sub-network and itself: "same_classes" | "same_task" | "overlap" | None.
+        exclude: Pairs that are left out besides a sub-network and itself: "same_classes" | "same_task" | "overlap" |
+            None.
         how: How class similarities become a task's, for "wup".
-        bootstrap: Resamples of target tasks for the 95% intervals; the zoo they are compared with is held fixed.
+        bootstrap: Resamples of tasks for the 95% intervals (see `zoo.bootstrap`); 0 = no intervals, which is much
+            quicker beyond 1,000 sub-networks.
         seed: Of the resampling.
 
     Returns:
@@ -87,18 +91,29 @@ def iou_by_depth(
         group[t, known] = groups_of(scores[known], groups, binning)
     if not group.any():
         raise EmptyZooError(
-            f"no pair of the {len(which)} sub-networks can be compared", hint="Add sub-networks of other tasks, or relax exclude="
+            f"no pair of the {len(which)} sub-networks can be compared",
+            hint="Add sub-networks of other tasks, or relax exclude=",
         )
-    units = units_of(chosen.plan, chosen.packed, str(chosen.about["mode"]), per)
-    axes = units if per == "axis" else units_of(chosen.plan, chosen.packed, str(chosen.about["mode"]), "axis")
-    resample = Bootstrap([rows.task_ids[i] for i in which], bootstrap, seed)
-    means, sizes = group_means([chosen.packed.joined(unit.keys) for unit in units], group, groups)
-    axis_means = means if per == "axis" else group_means([chosen.packed.joined(u.keys) for u in axes], group, groups)[0]
+    mode_used = str(chosen.about["mode"])
+    units = units_of(chosen.plan, chosen.packed, mode_used, per)
+    axes = units if per == "axis" else units_of(chosen.plan, chosen.packed, mode_used, "axis")
+    unit_words = [chosen.packed.joined(unit.keys) for unit in units]
+    axis_words = unit_words if per == "axis" else [chosen.packed.joined(unit.keys) for unit in axes]
+    thirds = _thirds(axes)
+    parts = [[axis_words[i] for i in members] for members in thirds]
     # Shared classes are groups too: 0, 1, ... classes become groups 1, 2, ...
     by_shared = np.where(group > 0, shared + 1, 0)
-    shared_means, shared_sizes = group_means(
-        [chosen.packed.joined(u.keys) for u in axes], by_shared, int(by_shared.max())
-    )
+    most = int(by_shared.max())
+
+    means, sizes = group_means(unit_words, group, groups)
+    axis_means = means if per == "axis" else group_means(axis_words, group, groups)[0]
+    shared_means, shared_sizes = group_means(axis_words, by_shared, most)
+    third_means, gaps = _over(thirds, axis_means), _over(thirds, axis_means[:, :, :1] - axis_means[:, :, -1:])
+    weights = task_weights([rows.task_ids[i] for i in which], bootstrap, seed)
+    drawn, drawn_gap = drawn_pairs([*([words] for words in unit_words), *parts], group, groups, weights)
+    drawn_shared, _ = drawn_pairs(parts, by_shared, most, weights)
+    u = len(units)
+    trend, drawn_trend = gaps[3:] - gaps[1:2], drawn_gap[u + 3 :] - drawn_gap[u + 1 : u + 2]
     about = {
         **chosen.about, "by": by, "binning": binning, "exclude": exclude, "bootstrap": bootstrap, "seed": seed,
         "version": snapshot.token,
@@ -108,11 +123,11 @@ def iou_by_depth(
         per=per,
         units=units,
         axes=axes,
-        iou=resample.estimate(means),
-        unit_gap=resample.estimate(means[:, :, :1] - means[:, :, -1:]),
-        thirds=resample.estimate(_by_third(axes, axis_means)),
-        third_gaps=resample.estimate(_by_third(axes, axis_means[:, :, :1] - axis_means[:, :, -1:], trend=True)),
-        shared=resample.estimate(_by_third(axes, shared_means)),
+        iou=estimate(means, drawn[:u]),
+        unit_gap=estimate(means[:, :, :1] - means[:, :, -1:], drawn_gap[:u]),
+        thirds=estimate(third_means, drawn[u:]),
+        third_gaps=estimate(np.concatenate([gaps, trend]), np.concatenate([drawn_gap[u:], drawn_trend])),
+        shared=estimate(_over(thirds, shared_means), drawn_shared),
         shared_sizes=shared_sizes,
         sizes=sizes,
         floor=np.array([unit_floor(chosen.packed, unit) for unit in units]),
@@ -136,8 +151,8 @@ def iou_against(
     Args:
         snapshot: One state of a zoo.
         ids: Ids, or {name of the line: ids} to compare several sets: {"voted": [...], "random": [...]}.
-        reference: "same_task": the pruned (generation 0) sub-networks with the same classes, none of `ids` among them; or
-            ids, each compared with all of `ids`.
+        reference: "same_task": the pruned (generation 0) sub-networks with the same classes, none of `ids` among them;
+            or ids, each compared with all of `ids`.
         producer: Only references of this producer.
         per: "axis" | "layer" | "block".
         bootstrap: Resamples of tasks for the 95% intervals.
@@ -196,7 +211,8 @@ def iou_against(
             for u, bits in enumerate(words):
                 if len(others):
                     values[u, j, 0] = iou_rows(bits[own], bits[others]).mean()
-        estimates[name] = Bootstrap([rows.task_ids[i] for i in chosen], bootstrap, seed).estimate(values)
+        weights = task_weights([rows.task_ids[i] for i in chosen], bootstrap, seed)
+        estimates[name] = estimate(values, drawn_targets(values, weights))
     floor = np.array([unit_floor(used, unit) for unit in units])
     return Against(per=per, units=units, lines=estimates, floor=floor, without=without,
                    sizes={name: len(chosen) for name, chosen in asked.items()})  # fmt: skip
@@ -218,15 +234,15 @@ def _excluded(rows: Rows, which: Ints, shared: Ints, exclude: str | None) -> Boo
                       expected="same_classes | same_task | overlap | None")  # fmt: skip
 
 
-def _by_third(axes: Sequence[Unit], values: Floats, trend: bool = False) -> Floats:
-    """Means over all axes and over those of each third of depth, each axis once: (4, T, G), or 5 with last - first."""
-    third = np.array([unit.third for unit in axes])
+def _thirds(axes: Sequence[Unit]) -> list[list[int]]:
+    """Places of all axes, and of those in each third of the network's depth."""
+    return [list(range(len(axes))), *([i for i, unit in enumerate(axes) if unit.third == t] for t in range(3))]
+
+
+def _over(members: Sequence[Sequence[int]], values: Floats) -> Floats:
+    """Means of (U, T, G) values over each choice of axes, each axis once; NaN for a third without axes."""
     absent = np.full(values.shape[1:], np.nan)
-    parts = [values.mean(axis=0)]
-    parts += [values[third == t].mean(axis=0) if (third == t).any() else absent for t in range(3)]
-    if trend:
-        parts.append(parts[3] - parts[1])
-    return np.stack(parts)
+    return np.stack([values[list(chosen)].mean(axis=0) if chosen else absent for chosen in members])
 
 
 def _check(per: str = "axis", groups: int = 2, bootstrap: int = 1) -> None:
@@ -235,7 +251,7 @@ def _check(per: str = "axis", groups: int = 2, bootstrap: int = 1) -> None:
         problems.append(f"per: got {per!r}, expected {' | '.join(PER)}")
     if groups < 2:
         problems.append(f"groups: got {groups}, expected at least 2")
-    if bootstrap < 1:
-        problems.append(f"bootstrap: got {bootstrap}, expected at least 1 resample")
+    if bootstrap < 0:
+        problems.append(f"bootstrap: got {bootstrap}, expected a number of resamples, or 0 for none")
     if problems:
         raise OptionError("iou_by_depth: options outside their range", problems=problems)

@@ -1,7 +1,7 @@
 """Named FAISS spaces over task embeddings: FAISS proposes, the exact cosine decides.
 
-A space is always built from vectors in memory. Index files are never read: FAISS trusts their bytes (a flipped bit gives
-wrong neighbours silently, a hostile file corrupts memory), and a flat index of 100,000 vectors is built in 0.1 s.
+A space is always built from vectors in memory. Index files are never read: FAISS trusts their bytes (a flipped bit
+gives wrong neighbours silently, a hostile file corrupts memory), and a flat index of 100,000 vectors is built in 0.1 s.
 """
 
 from collections.abc import Sequence

@@ -2,8 +2,8 @@
 
 Source: Nguyen et al. 2020, "LEEP: A new measure to evaluate transferability of learned representations", Eq. 1-2; MVP
 (Zhao et al.), sec. 3.2, scores every stored sub-network with it against a target task. MVP leaves open which source
-labels a pruned 5-way sub-network has: here Z is its own classes, theta its own softmax in evaluation mode, and the images
-are those of the target's training split.
+labels a pruned 5-way sub-network has: here Z is its own classes, theta its own softmax in evaluation mode, and the
+images are those of the target's training split.
 
     P(y, z)  = (1/n) sum over i with y_i = y of theta(x_i)_z          P(y|z) = P(y, z) / sum_y P(y, z)
     LEEP     = (1/n) sum_i log sum_z P(y_i|z) theta(x_i)_z

@@ -129,7 +129,8 @@ def prototype(query: Query) -> Floats:
 def mask_iou(query: Query) -> Floats:
     """IoU of the kept channels, mean over axes (each once; those that no sub-network prunes are left out), in [0, 1].
 
-    Source: MVP, sec. 3.2 ("Overlap Between Tasks"), used as a similarity here. The target is a stored sub-network, or the
+    Source: MVP, sec. 3.2 ("Overlap Between Tasks"), used as a similarity here. The target is a stored sub-network, or
+        the
     most accurate stored one of the task. Symmetric.
 
     Raises:
@@ -204,7 +205,8 @@ def _embeddings(query: Query) -> tuple[np.ndarray, list[np.ndarray]]:
     mine = query.embedding if query.embedding is not None else _own_embedding(query, bases)
     if mine is None:
         raise MissingScoresError(
-            f"task {target.task_id[:12]} ({', '.join(target.labels)}) has no embedding", hint=f"{call}; or give embedding="
+            f"task {target.task_id[:12]} ({', '.join(target.labels)}) has no embedding",
+            hint=f"{call}; or give embedding=",
         )
     vector = np.asarray(mine, np.float32)
     widths = sorted({v.shape for v in theirs} | {vector.shape})
@@ -236,7 +238,7 @@ MEASURES = (
     Measure("wup", (0.0, 1.0), "MVP sec. 3.2; Wu & Palmer 1994", wup, _mapped, "no label with a WordNet noun"),
     Measure("leep", (-np.inf, 0.0), "MVP sec. 3.2; Nguyen et al. 2020", leep),
     Measure("prototype", (-1.0, 1.0), "this project", prototype, propose=_nearest_prototypes),
-    Measure("mask_iou", (0.0, 1.0), "MVP sec. 3.2; Jaccard 1901", mask_iou, _alike, "another base, mode or no channel sets"),
+    Measure("mask_iou", (0.0, 1.0), "MVP sec. 3.2; Jaccard 1901", mask_iou, _alike, "another base or mode, or no sets"),
 )
 
 

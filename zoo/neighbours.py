@@ -51,8 +51,8 @@ class Neighbours(Sequence[Neighbour]):
     Attributes:
         measure: Name of the measure.
         target: Classes of the query's task.
-        unmapped: Candidate tasks with labels that have no WordNet noun (only counted for `wup`): compared by their other
-            labels, left out if there are none.
+        unmapped: Candidate tasks with labels that have no WordNet noun (only counted for `wup`): compared by their
+            other labels, left out if there are none.
         removed: {filter: how many sub-networks it removed}, in the order they were applied.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from zoo.channels import Floats
 from zoo.cohort import require_channels, require_one
-from zoo.errors import EmptyZooError
+from zoo.errors import EmptyZooError, OptionError
 from zoo.rows import Rows, Snapshot, find_rows
 from zoo.units import Unit, units_of
 
@@ -49,7 +49,7 @@ def plot_study(study: "Study", path: Path | None = None) -> "Figure":
         _label(ax, units, study.per, "IoU of kept channels", kind if len(panels) > 1 else "")
         _zero_based(ax)
     measure = f"{study.about['by']}, {study.about['binning'].replace('_', ' ')} groups"
-    every[-1].legend(title=f"similarity group\n({measure})", loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    _legend_beside(figure, every, f"similarity group\n({measure})")
     return _done(figure, path)
 
 
@@ -65,7 +65,7 @@ def plot_gap(study: "Study", path: Path | None = None) -> "Figure":
         ax.errorbar(x, mean, np.stack([mean - low, high - mean]), color=COLOURS[0], marker="o", markersize=5,
                     linewidth=1.8, elinewidth=1.2, capsize=3)  # fmt: skip
         _label(ax, units, study.per, f"IoU of group 1 - group {study.groups}", kind if len(panels) > 1 else "")
-    every[0].set_title(f"by={study.about['by']}, 95% intervals over target tasks", loc="left", fontsize=10, color="0.3")
+    figure.suptitle(f"similarity by {study.about['by']}, 95% intervals over tasks", fontsize=10, color="0.3")
     return _done(figure, path)
 
 
@@ -82,7 +82,7 @@ def plot_against(against: "Against", path: Path | None = None) -> "Figure":
         _floor(ax, x, against.floor[rows])
         _label(ax, units, against.per, "IoU with reference sub-networks", kind if len(panels) > 1 else "")
         _zero_based(ax)
-    every[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    _legend_beside(figure, every)
     return _done(figure, path)
 
 
@@ -100,28 +100,32 @@ def plot_channels(
     Raises:
         NotFoundError: An id that is not there.
         MixtureError: Several bases or modes.
-        EmptyZooError: No ids, more than eight, or nothing is pruned.
+        EmptyZooError: No ids, or nothing is pruned.
+        OptionError: More than eight ids, or another number of names.
     """
     words, units, labels = _kept_of(snapshot, ids, names)
     if len(labels) > len(COLOURS):
-        raise EmptyZooError("plot_channels: too many sub-networks side by side", got=len(labels),
-                            expected=f"at most {len(COLOURS)}")  # fmt: skip
+        raise OptionError("plot_channels: too many sub-networks side by side", got=len(labels),
+                          expected=f"at most {len(COLOURS)}")  # fmt: skip
     figure, every = _figure(1, width=max(6.0, 1.6 + len(units) * (0.25 + 0.11 * len(labels))), height=4.6)
     ax = every[0]
+    from matplotlib.collections import PolyCollection
+
     step = 0.8 / len(labels)
     for i, label in enumerate(labels):
-        centre = np.arange(len(units)) - 0.4 + step * (i + 0.5)
-        xs = np.concatenate([np.full(len(kept[i]), c) for kept, c in zip(words, centre)])
-        ys = np.concatenate([kept[i] for kept in words])
+        left = np.concatenate([np.full(len(kept[i]), u - 0.4 + step * (i + 0.07)) for u, kept in enumerate(words)])
+        low = np.concatenate([kept[i] for kept in words])
+        right, high = left + step * 0.86, low + 1
         # A channel is one unit high, so that neighbouring kept channels touch and a whole layer is a solid bar.
-        ax.bar(xs, np.ones(len(ys)), width=step * 0.86, bottom=ys, color=COLOURS[i], linewidth=0, label=label)
+        corners = np.stack([left, low, right, low, right, high, left, high], axis=1).reshape(-1, 4, 2)
+        ax.add_collection(PolyCollection(list(corners), facecolors=COLOURS[i], linewidths=0, label=label))
     top = max(unit.n for unit in units)
     for u, unit in enumerate(units):
         ax.plot([u - 0.45, u + 0.45], [unit.n, unit.n], color="0.35", linewidth=1)
     ax.set(xlim=(-0.6, len(units) - 0.4), ylim=(0, top * 1.02))
     ax.set_ylabel("channel index (grey line: width of the base)")
     _layer_ticks(ax, units)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=min(len(labels), 3), frameon=False)
+    _legend_above(figure, ax)
     return _done(figure, path)
 
 
@@ -134,7 +138,8 @@ def plot_widths(
         snapshot: One state of a zoo.
         ids: Sub-networks of one base and mode; ids or prefixes.
         path: Where to save it; None = nowhere.
-        names: What to call them; None = the first classes of their tasks. Beyond eight, lines are grey and the mean is drawn.
+        names: What to call them; None = the first classes of their tasks. Beyond eight, lines are grey and the mean is
+            drawn.
 
     Raises:
         NotFoundError: An id that is not there.
@@ -157,7 +162,7 @@ def plot_widths(
     ax.set(ylim=(0, 1.02), xlim=(-0.6, len(units) - 0.4))
     ax.set_ylabel("share of channels kept")
     _layer_ticks(ax, units)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=min(len(labels), 3), frameon=False)
+    _legend_above(figure, ax)
     return _done(figure, path)
 
 
@@ -176,6 +181,8 @@ def _kept_of(
     drawn = packed.take(np.searchsorted(stored, which))
     units = units_of(rows.plan(base), drawn, mode, "layer")
     kept = [[drawn.kept(unit.keys[0], i) for i in range(len(which))] for unit in units]
+    if names is not None and len(names) != len(which):
+        raise OptionError("one name a sub-network", got=f"{len(names)} names for {len(which)} ids")
     labels = list(names) if names is not None else [_short(rows, int(i)) for i in which]
     return kept, units, labels
 
@@ -185,10 +192,10 @@ def _short(rows: Rows, i: int) -> str:
     return f"{rows.producer[i]} {rows.ids[i][:8]}: {labels}"
 
 
-def _figure(panels: int, width: float = 6.4, height: float = 4.0) -> tuple["Figure", list["Axes"]]:
+def _figure(panels: int, width: float = 8.0, height: float = 4.2) -> tuple["Figure", list["Axes"]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * (1 if panels == 1 else 0.75 * panels), height), layout="constrained", dpi=120)
+    figure = Figure(figsize=(width * (1 if panels == 1 else 0.6 * panels), height), layout="constrained", dpi=120)
     every = [figure.add_subplot(1, panels, 1 + i) for i in range(panels)]
     for ax in every:
         ax.spines[["top", "right"]].set_visible(False)
@@ -219,7 +226,14 @@ def _ramp(n: int) -> list[tuple[float, float, float, float]]:
 
 
 def _line(
-    ax: "Axes", x: Floats, mean: Floats, low: Floats, high: Floats, colour: str | tuple[float, ...], marker: str, label: str
+    ax: "Axes",
+    x: Floats,
+    mean: Floats,
+    low: Floats,
+    high: Floats,
+    colour: str | tuple[float, ...],
+    marker: str,
+    label: str,
 ) -> None:
     ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     ax.plot(x, mean, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label)
@@ -229,10 +243,25 @@ def _floor(ax: "Axes", x: Floats, floor: Floats) -> None:
     ax.plot(x, floor, color="0.25", linestyle="--", linewidth=1.3, label=FLOOR_LABEL)
 
 
+def _legend_beside(figure: "Figure", every: Sequence["Axes"], title: str | None = None) -> None:
+    handles, labels = every[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
+
+
+def _legend_above(figure: "Figure", ax: "Axes") -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    columns = max(1, int(figure.get_figwidth() // 3.4))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
+
+
 def _label(ax: "Axes", units: Sequence[Unit], per: str, y: str, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    names = {"axis": "depth of the axis (mean forward rank of its layers)", "layer": "layer (forward rank)", "block": "block"}
+    names = {
+        "axis": "depth of the axis (mean forward rank of its layers)",
+        "layer": "layer (forward rank)",
+        "block": "block",
+    }
     ax.set_xlabel(names[per])
     ax.set_ylabel(y)
     ax.set_title(title, fontsize=11)

@@ -1,7 +1,7 @@
 """nearest(): the stored sub-networks whose tasks are most similar to a task.
 
-Source: MVP (Zhao et al.), sec. 3.2 (similarities) and Alg. 1 (the N nearest tasks). The paper leaves open how ties, several
-sub-networks of a task and shared classes are treated; every choice made here is an argument.
+Source: MVP (Zhao et al.), sec. 3.2 (similarities) and Alg. 1 (the N nearest tasks). The paper leaves open how ties,
+several sub-networks of a task and shared classes are treated; every choice made here is an argument.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +14,7 @@ from zoo.errors import EmptyZooError, OptionError
 from zoo.measures import MEASURES, Measure, Query, find_measure, similarity_rows
 from zoo.neighbours import Neighbour, Neighbours
 from zoo.records import SubNetwork, Task
-from zoo.rows import Bools, Floats, Rows, Snapshot, Target, find_base, find_rows, find_target
+from zoo.rows import Bools, Rows, Snapshot, Target, find_base, find_rows, find_target
 from zoo.taskwup import How
 
 __all__ = ["MEASURES", "candidates", "groups_of", "nearest", "similarity_rows"]
@@ -52,20 +52,21 @@ def nearest(
         task: A Task, a SubNetwork, a list of labels, or the id (or a prefix of it) of a stored task or sub-network.
         k: How many; None = all that are left.
         by: "wup" (labels only), "leep" (stored scores), "prototype" (embeddings), "mask_iou" (kept channels).
-        base: Only sub-networks of this base: its id, a prefix, or its name. None = of any base, which is fine for labels
-            and LEEP; votes need one base, and so do "prototype" and "mask_iou".
+        base: Only sub-networks of this base: its id, a prefix, or its name. None = of any base, which is fine for
+            labels and LEEP; votes need one base, and so do "prototype" and "mask_iou".
         producer: Only sub-networks of this producer, or of these.
         allowed: Only these ids, such as those that a SQL condition leaves.
-        exclude: "same_classes": tasks with the query's classes, in any order; "same_task": the very task (by id); "overlap":
-            tasks that share any class; a collection of ids of sub-networks; None. A class is (data set, label), where one
-            side does not say its data set the label alone.
-        per_task: At most this many sub-networks with the same classes: the most accurate ones, ties by id, chosen before
-            scores are looked at (so that it is known which need one); voted ones may be among them. None = no limit.
+        exclude: "same_classes": tasks with the query's classes, in any order; "same_task": the very task (by id);
+            "overlap": tasks that share any class; a collection of ids of sub-networks; None. A class is (data set,
+            label), where one side does not say its data set the label alone.
+        per_task: At most this many sub-networks with the same classes: the most accurate ones, ties by id, chosen
+            before scores are looked at (so that it is known which need one); voted ones may be among them. None = no
+            limit.
         group: Only this similarity group, 1 = most similar, of those of `groups_of` over all that is left.
         groups: Number of groups.
         binning: "equal_width" (the paper's) | "quantile".
-        sample: Seed: draw k at random instead of the k best (MVP Fig. 4b samples inside a group); the result is still in
-            order of similarity.
+        sample: Seed: draw k at random instead of the k best (MVP Fig. 4b samples inside a group); the result is still
+            in order of similarity.
         embedding: The task's embedding for "prototype", float (d,); None = the stored one.
         how: How class similarities become a task's, for "wup": "best_match" | "mean" | "hungarian".
 
@@ -142,8 +143,8 @@ def groups_of(scores: npt.ArrayLike, groups: int = 5, binning: str = "equal_widt
         binning: "equal_width" | "quantile" (equal counts; equal scores stay together).
 
     Returns:
-        int64 (n,) in 1..groups. An interval holds its lower bound and not its upper one, but for group 1, which holds the
-        largest score. When all scores are equal, all are in group 1.
+        int64 (n,) in 1..groups. An interval holds its lower bound and not its upper one, but for group 1, which holds
+        the largest score. When all scores are equal, all are in group 1.
     """
     values = np.asarray(scores, np.float64)
     _check_options(groups=groups, binning=binning)
@@ -250,7 +251,9 @@ def _neighbour(rows: Rows, i: int, score: float, shared: Ints) -> Neighbour:
     )  # fmt: skip
 
 
-def _check_options(binning: str = "equal_width", group: int | None = None, groups: int = 5, **counts: int | None) -> None:
+def _check_options(
+    binning: str = "equal_width", group: int | None = None, groups: int = 5, **counts: int | None
+) -> None:
     problems = [
         f"{name}: got {value!r}, expected a whole number of at least 1"
         for name, value in {**counts, "group": group, "groups": groups}.items()

@@ -83,7 +83,7 @@ class Rows:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Rows":
-        """The rows of a snapshot, read once and kept with it: a handle hands out the same snapshot until the zoo changes."""
+        """The rows of a snapshot, read once and kept with it: a handle keeps its snapshot until the zoo changes."""
         kept = vars(snapshot)
         if "_query_rows" not in kept:
             kept["_query_rows"] = cls(snapshot)
@@ -136,6 +136,7 @@ class Rows:
 
     def shared_matrix(self, which: Ints) -> Ints:
         """Classes that pairs of rows share, int64 (m, m); the same rule as `shared`."""
+
         def products(classes: list[set[Any]]) -> Ints:
             place = {c: i for i, c in enumerate(dict.fromkeys(c for group in classes for c in group))}
             hot = np.zeros((len(classes), len(place)), np.float32)
@@ -193,7 +194,7 @@ class Rows:
         return {}
 
     def scores(self, measure: str) -> dict[str, tuple[Ints, Floats]]:
-        """{target task id: (rows, values)} of a measure in `scores`; of measurements on several devices the last counts."""
+        """{target task id: (rows, values)} of a measure in `scores`; of several devices the last one counts."""
         if measure not in self._scored:
             import pyarrow as pa
             import pyarrow.compute as pc
@@ -210,9 +211,8 @@ class Rows:
             rows, target, values = rows[first], target[first], values[first]
             names = codes.dictionary.to_pylist()
             bounds = np.searchsorted(target, np.arange(len(names) + 1))
-            self._scored[measure] = {
-                name: (rows[bounds[i] : bounds[i + 1]], values[bounds[i] : bounds[i + 1]]) for i, name in enumerate(names)
-            }
+            parts = [slice(bounds[i], bounds[i + 1]) for i in range(len(names))]
+            self._scored[measure] = {name: (rows[part], values[part]) for name, part in zip(names, parts)}
         return self._scored[measure]
 
 
@@ -243,7 +243,9 @@ def find_row(rows: Rows, wanted: str) -> int:
     if len(found) != 1:
         raise NotFoundError(
             f"sub-network {wanted!r}: {len(found)} of {len(rows)} ids start like this",
-            hint="Give a longer prefix" if found else f"z.ids() lists them; a prefix has at least {MIN_PREFIX} characters",
+            hint="Give a longer prefix"
+            if found
+            else f"z.ids() lists them; a prefix has at least {MIN_PREFIX} characters",
         )
     return found[0]
 
@@ -260,7 +262,8 @@ def find_target(rows: Rows, task: Task | SubNetwork | Sequence[str] | str) -> Ta
 
     Args:
         rows: The zoo's sub-networks.
-        task: A Task; a SubNetwork (its task); a list of labels; or the id, or a prefix of it, of a stored task or sub-network.
+        task: A Task; a SubNetwork (its task); a list of labels; or the id, or a prefix of it, of a stored task or
+            sub-network.
 
     Raises:
         NotFoundError: A text that is no id here, or more than one.
@@ -285,7 +288,7 @@ def find_target(rows: Rows, task: Task | SubNetwork | Sequence[str] | str) -> Ta
     if len(found) != 1:
         raise NotFoundError(
             f"{task!r}: {len(found)} ids of tasks and sub-networks start like this",
-            hint="Give a longer prefix" if found else f"To ask for a class name, give a list of labels: [{task!r}, ...]",
+            hint="Give a longer prefix" if found else f"Class names are given as a list: [{task!r}, ...]",
         )
     kind, i = found[0]
     if kind == "sub-network":

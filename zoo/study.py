@@ -95,7 +95,7 @@ class Study:
             "third": [THIRDS[unit.third] for unit in self.units],
             "gap": gap.mean[:, 0].tolist(), "low": gap.low[:, 0].tolist(), "high": gap.high[:, 0].tolist(),
         }  # fmt: skip
-        return Table(columns, f"IoU of group 1 minus group {self.groups} (95% interval over target tasks)")
+        return Table(columns, f"IoU of group 1 minus group {self.groups} (95% interval over tasks)")
 
     @property
     def gap(self) -> Table:
@@ -126,7 +126,7 @@ class Study:
                              "targets": targets, "pairs": pairs})  # fmt: skip
                 line[part] = _interval(mean, low, high)
             wide.append(line)
-        return Table(_columns(long), "IoU by number of shared classes (each axis once; 95% interval over target tasks)",
+        return Table(_columns(long), "IoU by number of shared classes (each axis once; 95% interval over tasks)",
                      shown=_columns(wide))  # fmt: skip
 
     def size_table(self) -> Table:
@@ -143,7 +143,7 @@ class Study:
         e, g = self.iou, self.unit_gap
         shown: dict[str, list[Any]] = {
             self.per: [unit.name for unit in self.units],
-            "depth": [f"{unit.depth:g}" if float(unit.depth).is_integer() else f"{unit.depth:.1f}" for unit in self.units],
+            "depth": [round(unit.depth, 1) for unit in self.units],
             "n": [unit.n for unit in self.units], "floor": self.floor.tolist(),
         }  # fmt: skip
         for i in range(self.groups):
@@ -151,10 +151,11 @@ class Study:
         shown["gap"] = [_interval(*values) for values in zip(g.mean[:, 0], g.low[:, 0], g.high[:, 0])]
         title = (
             f"IoU of kept channels by {self.per} and similarity group (by={a['by']}, 1 = most similar)\n"
-            f"{a['subnetworks']} sub-networks of {a['base']}, mode {a['mode']}, producer {a['producer']}, keep {a['keep']}, "
-            f"generation {a['generation']}, version {a['version']}"
+            f"{a['subnetworks']} sub-networks of {a['base']}, mode {a['mode']}, producer {a['producer']}, "
+            f"keep {a['keep']}, generation {a['generation']}, version {a['version']}"
         )
-        notes = [f"{a['unmapped']} sub-networks have no label with a WordNet noun and were left out"] if a["unmapped"] else []
+        left_out = f"{a['unmapped']} sub-networks have no label with a WordNet noun and were left out"
+        notes = [left_out] if a["unmapped"] else []
         return Table(shown, title, notes)
 
     def __str__(self) -> str:

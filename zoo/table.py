@@ -19,7 +19,8 @@ class Table:
         columns: {name: values}.
         title: A line above the printed table.
         notes: Lines below it.
-        shown: The columns to print where these are not the columns themselves (numbers with their interval in one cell).
+        shown: The columns to print where these are not the columns themselves (numbers with their interval in one
+            cell).
     """
 
     def __init__(

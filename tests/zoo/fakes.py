@@ -101,11 +101,14 @@ def make_snapshot(subs=(), scores=(), bases=None, tasks=()):
     )  # fmt: skip
 
 
-def similar_zoo(n=40, widths=((16, 3), 16, 16, (32, 3), 32, 32, (64, 3), 64, 64), keep=0.3, seed=0, strength=0.8, **fields):
+WIDTHS = ((16, 3), 16, 16, (32, 3), 32, 32, (64, 3), 64, 64)
+
+
+def similar_zoo(n=40, widths=WIDTHS, keep=0.3, seed=0, strength=0.8, **fields):
     """A zoo in which tasks of one family keep alike channels, and more so in deeper axes.
 
-    Each task draws four classes of its family and one of another. The kept channels are the top of a random score that is
-    shared within a family with a weight that grows from 0 to `strength` with depth.
+    Each task draws four classes of its family and one of another. The kept channels are the top of a random score that
+    is shared within a family with a weight that grows from 0 to `strength` with depth.
     """
     rng = np.random.default_rng(seed)
     plan = make_plan(list(widths))
