@@ -100,9 +100,7 @@ def test_sample_depends_on_the_seed_and_grows():
     assert small < large
 
 
-@given(
-    n_labels=st.integers(2, 12), n_classes=st.integers(2, 6), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1)
-)
+@given(n_labels=st.integers(2, 12), n_classes=st.integers(2, 6), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
 def test_drawn_tasks_are_distinct_and_seeded(n_labels, n_classes, share, seed):
     n_classes = min(n_classes, n_labels)

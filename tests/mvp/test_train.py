@@ -14,8 +14,10 @@ from mvp.train import (
     batches,
     crop_flip_cutout,
     derive_seed,
+    memory_format,
     outputs,
     pick_device,
+    place,
     step,
 )
 from zoo.errors import OptionError
@@ -49,7 +51,6 @@ def test_input_spec_normalises_each_channel():
     for n, c, i, j in itertools.product(range(2), range(3), range(5), range(7)):
         expected = (images[n, c, i, j].item() / 255 - spec.mean[c]) / spec.std[c]
         assert x[n, c, i, j].item() == pytest.approx(expected, abs=1e-5)
-    assert x.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_input_spec_resizes_what_differs():
@@ -128,6 +129,21 @@ def test_resuming_repeats_the_augmentation():
     for (x, y), (x2, y2) in zip(whole[3:], stream(1)):
         assert torch.equal(x, x2) and torch.equal(y, y2)
     assert not torch.equal(whole[0][0], whole[3][0])
+
+
+def one_batch(device, augment):
+    images = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    return next(batches(images, torch.arange(6), SPEC, batch_size=6, seed=0, device=device, augment=augment))[0]
+
+
+@pytest.mark.parametrize("augment", [None, crop_flip_cutout()], ids=["plain", "augmented"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_batches_and_models_have_the_memory_format_of_the_device(device, augment):
+    device = torch.device(device)
+    x, conv = one_batch(device, augment), place(nn.Conv2d(3, 8, 3), device)
+    expected = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    assert memory_format(device) is expected
+    assert x.is_contiguous(memory_format=expected) and conv.weight.is_contiguous(memory_format=expected)
 
 
 def test_order_depends_on_seed_and_epoch():
