@@ -78,10 +78,8 @@ def wup(query: Query) -> Floats:
     Raises:
         UnknownLabelsError: Some labels of a target that is not stored have no noun.
     """
-    target, rows = query.target, query.rows
-    mine = _labels.require(target) if target.row is None else [s for s in target.synsets if s is not None]
-    table, place = rows.wup_table
-    return table.scores(mine, query.how)[place[query.which]]
+    table, place = query.rows.wup_table
+    return table.scores(_nouns(query.target), query.how)[place[query.which]]
 
 
 def leep(query: Query) -> Floats:
@@ -150,12 +148,21 @@ def mask_iou(query: Query) -> Floats:
     return np.mean([iou_rows(packed.joined(keys)[own], packed.joined(keys)[at])[0] for keys in axes.values()], axis=0)
 
 
+def _nouns(target: Target) -> list[str]:
+    """Synsets of a target: all of a new task's labels, those there are of a stored one's."""
+    stored = [synset for synset in target.synsets if synset is not None] if target.row is not None else []
+    return stored or _labels.require(target)
+
+
 def _mapped(query: Query) -> Bools:
+    _nouns(query.target)  # a query that cannot be placed is said first, before what is left of the zoo
     mapped: Bools = query.rows.mapped_labels[query.which] > 0
     return mapped
 
 
 def _alike(query: Query) -> Bools:
+    if not len(query.which):
+        return np.zeros(0, bool)
     row, rows = _own_row(query), query.rows
     same = (rows.base_ids == rows.base_ids[row]) & (rows.mode == rows.mode[row]) & np.isin(rows.kind, HAS_CHANNELS)
     return same[query.which]

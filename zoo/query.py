@@ -15,7 +15,7 @@ from zoo.measures import MEASURES, Measure, Query, find_measure, similarity_rows
 from zoo.neighbours import Neighbour, Neighbours
 from zoo.records import SubNetwork, Task
 from zoo.rows import Bools, Rows, Snapshot, Target, find_base, find_rows, find_target
-from zoo.taskwup import How
+from zoo.taskwup import HOW, How
 
 __all__ = ["MEASURES", "candidates", "groups_of", "nearest", "similarity_rows"]
 
@@ -82,7 +82,7 @@ def nearest(
         BaseMismatchError: by="prototype" over several bases.
     """
     measure = find_measure(by)
-    _check_options(k=k, per_task=per_task, group=group, groups=groups, binning=binning)
+    _check_options(k=k, per_task=per_task, group=group, groups=groups, binning=binning, how=how)
     rows = Rows.of(snapshot)
     filters = _Filters(rows)
     target = find_target(rows, task)
@@ -202,7 +202,7 @@ def _chosen(
         filters.apply("where", np.array([id in inside for id in rows.ids], bool))
     filters.apply(f"exclude={exclude!r}" if isinstance(exclude, str) else "exclude", ~excluded(rows, target, exclude))
     query = Query(rows, target, np.flatnonzero(filters.left), how, embedding)
-    if measure.usable is not None and len(query.which):
+    if measure.usable is not None:
         usable = np.zeros(len(rows), bool)
         usable[query.which[measure.usable(query)]] = True
         filters.apply(f"by={measure.name!r} ({measure.unusable})", usable)
@@ -252,7 +252,11 @@ def _neighbour(rows: Rows, i: int, score: float, shared: Ints) -> Neighbour:
 
 
 def _check_options(
-    binning: str = "equal_width", group: int | None = None, groups: int = 5, **counts: int | None
+    binning: str = "equal_width",
+    how: str = "best_match",
+    group: int | None = None,
+    groups: int = 5,
+    **counts: int | None,
 ) -> None:
     problems = [
         f"{name}: got {value!r}, expected a whole number of at least 1"
@@ -261,7 +265,8 @@ def _check_options(
     ]
     if not problems and group is not None and group > groups:
         problems.append(f"group: got {group}, expected 1..{groups}")
-    if binning not in BINNING:
-        problems.append(f"binning: got {binning!r}, expected {' | '.join(BINNING)}")
+    for name, text, known in (("binning", binning, BINNING), ("how", how, HOW)):
+        if text not in known:
+            problems.append(f"{name}: got {text!r}, expected {' | '.join(known)}")
     if problems:
         raise OptionError("nearest: options outside their range", problems=problems)

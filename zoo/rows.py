@@ -182,12 +182,11 @@ class Rows:
     @cached_property
     def prototype_scores(self) -> dict[tuple[str, str], np.ndarray]:
         """{(base id, task id): embedding} of the measure "prototype" in `scores`."""
+        import pyarrow.compute as pc
+
         table = self.snapshot.scores.select(["source", "target", "measure", "vector"])
-        found: dict[tuple[str, str], np.ndarray] = {}
-        for row in table.filter([m == "prototype" for m in table["measure"].to_pylist()]).to_pylist():
-            if row["vector"] is not None:
-                found.setdefault((row["source"], row["target"]), np.array(row["vector"], np.float32))
-        return found
+        rows = table.filter(pc.equal(table["measure"], "prototype")).to_pylist()
+        return {(r["source"], r["target"]): np.array(r["vector"], np.float32) for r in rows if r["vector"] is not None}
 
     @cached_property
     def _scored(self) -> dict[str, dict[str, tuple[Ints, Floats]]]:
