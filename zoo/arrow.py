@@ -112,12 +112,13 @@ def task_row(task: Task, created_at: datetime) -> dict[str, Any]:
 
 def subnetwork_row(sub: SubNetwork) -> dict[str, Any]:
     """One row of `subnetworks`; the checksums are added by `to_table`."""
-    task = sub.task
+    # First: what JSON cannot hold has no id either.
+    options, task = _json("options", sub.options), sub.task
     return {
         "id": sub.id, "base_id": sub.base.id, "task_id": task.id, "dataset": task.dataset, "labels": list(task.labels),
         "synsets": list(task.synsets or ()), "split": task.split,
         "task_seed": None if task.seed is None else int(task.seed), "kind": sub.kind, "mode": sub.mode,
-        "init": sub.init, "producer": sub.producer, "keep": sub.keep, "options": _json("options", sub.options),
+        "init": sub.init, "producer": sub.producer, "keep": sub.keep, "options": options,
         "seed": int(sub.seed), "parents": list(sub.parents), "generation": int(sub.generation),
         "channels": [(k, np.asarray(v, dtype="<i4")) for k, v in sub.channels.items()],
         "removed_blocks": list(sub.removed_blocks), "kept_tokens": [(k, int(v)) for k, v in sub.kept_tokens.items()],
@@ -140,16 +141,18 @@ def score_row(score: Score, created_at: datetime) -> dict[str, Any]:
 def _json(name: str, value: Mapping[str, Any]) -> str:
     """JSON text of a mapping that reads back as the same mapping."""
     try:
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-        # Keys that are not strings would come back as strings: another record under the same id.
-        same = json.dumps(json.loads(text), sort_keys=True) == json.dumps(value, sort_keys=True)
+        # Other keys would come back as strings: another record under the same id, or the same one under another id.
+        if not _keys_are_text(value):
+            raise TypeError("a key is no string")
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{name}: holds something that JSON cannot hold ({error})", expected="plain JSON data"
-        ) from None
-    if not same:
-        raise RecordError(f"{name}: does not survive JSON", expected="a mapping whose keys are strings, at every level")
-    return text
+        raise RecordError(f"{name}: holds something that JSON cannot hold", got=error, expected="plain data") from None
+
+
+def _keys_are_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _keys_are_text(inner) for key, inner in value.items())
+    return all(map(_keys_are_text, value)) if isinstance(value, list | tuple) else True
 
 
 def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -1,5 +1,6 @@
 """`Zoo`, the handle that `zoo.open` returns: each call takes one snapshot and passes it on."""
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -282,19 +283,47 @@ class Zoo:
             keep=keep, generation=generation, ids=ids, exclude=exclude, how=how, bootstrap=bootstrap, seed=seed,
         )  # fmt: skip
 
-    def plot_channels(self, ids: Sequence[str]) -> "Figure":
-        """The kept channels of each layer of some sub-networks, side by side (STAMP, Fig. 5)."""
+    def plot_channels(
+        self,
+        ids: "Collection[str] | str",
+        path: "str | os.PathLike[str] | None" = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> "Figure":
+        """The kept channels of each layer of some sub-networks, side by side (STAMP, Fig. 5).
+
+        Args:
+            ids: One to eight sub-networks of one base and mode.
+            path: Where to save it; None = nowhere.
+            names: What to call them; None = the first classes of their tasks.
+
+        Raises:
+            NotFoundError, MixtureError, EmptyZooError: See `zoo.plots.plot_channels`.
+        """
         from zoo import plots
 
-        snapshot = self.snapshot()
-        return plots.plot_channels(snapshot, [snapshot.find(key) for key in ids])
+        return plots.plot_channels(self.snapshot(), [ids] if isinstance(ids, str) else ids, path, names=names)
 
-    def plot_widths(self, ids: Sequence[str]) -> "Figure":
-        """The share of channels that some sub-networks keep, layer by layer (LcP, Fig. 3)."""
+    def plot_widths(
+        self,
+        ids: "Collection[str] | str",
+        path: "str | os.PathLike[str] | None" = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> "Figure":
+        """The share of channels that some sub-networks keep at each layer (LcP, Fig. 3).
+
+        Args:
+            ids: Sub-networks of one base and mode.
+            path: Where to save it; None = nowhere.
+            names: What to call them; None = the first classes of their tasks.
+
+        Raises:
+            NotFoundError, MixtureError, EmptyZooError: See `zoo.plots.plot_widths`.
+        """
         from zoo import plots
 
-        snapshot = self.snapshot()
-        return plots.plot_widths(snapshot, [snapshot.find(key) for key in ids])
+        return plots.plot_widths(self.snapshot(), [ids] if isinstance(ids, str) else ids, path, names=names)
 
     # Upkeep ----------------------------------------------------------------------------------------------------------
 

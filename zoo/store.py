@@ -288,13 +288,11 @@ def bound(function: Callable[[str, Any], Any], name: str) -> Callable[[Any], Any
 
 
 def _identity(sub: SubNetwork) -> str:
+    if not isinstance(sub, SubNetwork):
+        raise RecordError("only sub-networks can be added", got=type(sub).__name__, hint="See zoo.SubNetwork")
     try:
         return sub.id
-    except (TypeError, ValueError, AttributeError) as error:
-        if not isinstance(sub, SubNetwork):
-            raise RecordError(
-                "only sub-networks can be added", got=type(sub).__name__, hint="See zoo.SubNetwork"
-            ) from None
+    except (TypeError, ValueError) as error:
         raise RecordError("a sub-network holds something that JSON cannot hold", got=str(error)[:120]) from error
 
 

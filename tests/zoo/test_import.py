@@ -1,0 +1,59 @@
+"""`import zoo` is quick, loads nothing heavy, and offers every public name."""
+
+import subprocess
+import sys
+
+import pytest
+
+import zoo
+
+HEAVY = ("torch", "torchvision", "timm", "pandas", "polars", "matplotlib", "faiss", "duckdb", "deltalake", "pyarrow",
+         "nltk", "rich", "sklearn", "numpy")  # fmt: skip
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_loads_nothing_heavy():
+    code = f"import sys, zoo; print([m for m in {HEAVY} if m in sys.modules])"
+    assert run(code) == "[]"
+
+
+def test_opening_a_zoo_loads_no_torch(tmp_path):
+    code = f"import sys, zoo; len(zoo.open({str(tmp_path / 'z')!r})); print([m for m in {HEAVY[:9]} if m in sys.modules])"
+    assert run(code) == "[]"
+
+
+def test_import_takes_less_than_300_ms():
+    code = "import time; t = time.perf_counter(); import zoo; print(time.perf_counter() - t)"
+    assert min(float(run(code)) for _ in range(3)) < 0.3
+
+
+@pytest.mark.parametrize("name", zoo.__all__)
+def test_public_names(name):
+    assert getattr(zoo, name) is not None and name in dir(zoo)
+
+
+def test_functions_are_not_hidden_by_their_modules():
+    code = "import zoo.leep, zoo; from zoo.query import nearest; from zoo import leep; print(callable(zoo.leep), callable(leep))"
+    assert run(code) == "True True"
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = zoo.nope
+    with pytest.raises(ImportError):
+        exec("from zoo import nope", {})
+
+
+def test_the_version_is_that_of_the_project():
+    import tomllib
+    from pathlib import Path
+
+    project = Path(zoo.__file__).parents[1] / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("not a checkout")
+    assert tomllib.loads(project.read_text())["project"]["version"] == zoo.__version__
+
+

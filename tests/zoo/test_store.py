@@ -1,0 +1,505 @@
+"""The store: layout, add, get, versions, remove, scores, compaction, gc, verify; what bad input leaves behind."""
+
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factory import PLAN, make_base, make_sub, make_task, make_tensors
+
+import zoo
+from zoo import arrow, upkeep
+from zoo.errors import (
+    CorruptionError,
+    FormatError,
+    NotAZooError,
+    NotFoundError,
+    OptionError,
+    ReadOnlyError,
+    RecordError,
+)
+from zoo.snapshot import order
+from zoo.store import SMALL_FILES
+
+
+def state(path) -> dict[str, int]:
+    """Every file below a folder with its size."""
+    return {str(p.relative_to(path)): p.stat().st_size for p in Path(path).rglob("*") if p.is_file()}
+
+
+def blobs(path) -> list[Path]:
+    return sorted(Path(path).glob("weights/*/*.parquet"))
+
+
+# Opening
+
+
+def test_an_absent_and_an_empty_path_become_a_zoo(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("absent", "empty", "deep/er"):
+        z = zoo.open(tmp_path / name)
+        assert len(z) == 0 and z.version == "b0-c0-s0-t0" and z.ids() == [] and z.bases() == []
+    assert json.loads((tmp_path / "absent" / "zoo.json").read_text()) == {"format": 1, "project": "mvp-zoo"}
+    assert {p.name for p in (tmp_path / "absent").iterdir()} == {"bases", "tasks", "subnetworks", "scores", "zoo.json"}
+
+
+def test_a_folder_that_is_no_zoo_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(NotAZooError, match=r"notes\.txt"):
+        zoo.open(tmp_path)
+    assert list(state(tmp_path)) == ["notes.txt"]
+    with pytest.raises(NotAZooError):
+        zoo.open(tmp_path / "notes.txt")
+    with pytest.raises(NotAZooError):
+        zoo.open(tmp_path / "absent", create=False)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_creation_that_was_cut_short_goes_on(tmp_path):
+    zoo.open(tmp_path / "z")
+    (tmp_path / "z" / "zoo.json").unlink()
+    with pytest.raises(NotAZooError, match="unfinished"):
+        zoo.open(tmp_path / "z", create=False)
+    assert len(zoo.open(tmp_path / "z")) == 0 and (tmp_path / "z" / "zoo.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("marker", "error"),
+    [('{"format": 2, "project": "mvp-zoo"}', FormatError), ('{"format": 1, "project": "x"}', NotAZooError),
+     ('{"format": 1, "proj', CorruptionError), ("[]", CorruptionError), ('{"project": "mvp-zoo"}', CorruptionError),
+     ('{"format": "one", "project": "mvp-zoo"}', CorruptionError)],
+)  # fmt: skip
+def test_the_marker_is_checked(z, marker, error):
+    (Path(z.path) / "zoo.json").write_text(marker)
+    with pytest.raises(error):
+        zoo.open(z.path)
+
+
+def test_a_zoo_without_one_of_its_tables_is_corrupt_not_empty(z, new_sub):
+    z.add(new_sub())
+    (Path(z.path) / "subnetworks").rename(Path(z.path).parent / "taken")
+    with pytest.raises(CorruptionError, match="subnetworks"):
+        len(zoo.open(z.path))
+
+
+@pytest.mark.parametrize("name", ["with space", "ü#?&%", "[brackets]", "quote'\""])
+def test_paths_with_special_characters(tmp_path, new_sub, name):
+    z = zoo.open(tmp_path / name)
+    key = z.add(new_sub())
+    assert zoo.open(str(tmp_path / name)).get(key).weights["fc.bias"].shape == (5,) and z.verify().ok
+
+
+def test_paths_that_delta_lake_would_decode_are_refused(tmp_path):
+    with pytest.raises(OptionError, match="percent"):
+        zoo.open(tmp_path / "a%20b")
+    with pytest.raises(OptionError):
+        zoo.open("")
+
+
+# Adding and getting
+
+
+def test_an_added_sub_network_comes_back_whole(z, new_sub):
+    sub = new_sub(3)
+    key = z.add(sub)
+    again = zoo.open(z.path)
+    back = again.get(key)
+    assert key == sub.id == back.id and len(again) == 1 and key in again and again.ids() == [key]
+    assert set(back.weights) == set(sub.weights) and not back.element_masks
+    assert all(np.array_equal(back.weights[name], sub.weights[name]) for name in sub.weights)
+    assert all(np.array_equal(back.base.weights[name], sub.base.weights[name]) for name in sub.base.weights)
+    assert back.base.plan == PLAN and back.base.id == sub.base.id and again.bases() == [sub.base]
+    assert back.accuracy == sub.accuracy and back.created_at == sub.created_at
+
+
+def test_the_layout_on_disk(z, new_sub):
+    sub = new_sub()
+    z.add(sub)
+    names = [p.stem for p in blobs(z.path)]
+    assert sorted(names) == sorted([sub.weights_digest, sub.base.weights_digest])
+    assert all(p.parent.name == p.stem[:2] for p in blobs(z.path))
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(blobs(z.path)[0], partitioning=None)
+    assert table.column_names == ["name", "dtype", "shape", "bytes"]
+
+
+def test_tensors_and_bases_are_loaded_when_first_asked_for(z, new_sub):
+    keys = z.add_many([new_sub(0), new_sub(1)])
+    for blob in blobs(z.path):
+        blob.unlink()
+    a, b = z.get(keys[0]), z.get(keys[1])
+    assert a.base is b.base and a.channels["a0"].tolist() == new_sub(0).channels["a0"].tolist()
+    for tensors in (a.weights, a.base.weights):
+        with pytest.raises(CorruptionError, match="missing"):
+            tensors["fc.bias"]
+
+
+def test_element_masks_lie_beside_the_weights(z, new_sub):
+    mask = np.random.default_rng(0).random((4, 3, 3, 3)) > 0.5
+    sub = new_sub(kind="element", element_masks={"conv1.weight": mask})
+    back = zoo.open(z.path).get(z.add(sub))
+    assert np.array_equal(back.element_masks["conv1.weight"], mask) and back.element_masks["conv1.weight"].dtype == bool
+    assert set(back.weights) == set(sub.weights) and len(blobs(z.path)) == 2
+    with pytest.raises(RecordError, match="element_masks"):
+        z.add(new_sub(1, kind="element", element_masks={"conv1.weight": mask[:1], "nope": mask}))
+
+
+def test_adding_again_writes_nothing(z, new_sub):
+    key = z.add(new_sub())
+    before = state(z.path)
+    assert z.add(new_sub()) == key and z.add_many([new_sub(), new_sub()]) == [key, key] and z.add_many([]) == []
+    assert zoo.open(z.path).add(z.get(key)) == key
+    assert state(z.path) == before
+
+
+def test_measurements_are_not_part_of_the_identity(z, new_sub):
+    key = z.add(new_sub(metrics={"accuracy": 0.1}))
+    assert z.add(new_sub(metrics={"accuracy": 0.9})) == key and z.get(key).accuracy == 0.1
+
+
+def test_many_are_one_commit(z, new_sub):
+    keys = z.add_many([new_sub(i) for i in range(6)] + [new_sub(2)])
+    assert z.version == "b1-c1-s0-t1" and len(z) == 6 and keys[2] == keys[6] and len(set(keys)) == 6
+    assert [sub.id for sub in z] == z.ids() and set(z.ids()) == set(keys)
+
+
+def test_tasks_and_bases_are_stored_once(z, new_sub):
+    task = make_task(7)
+    z.add(new_sub(0, task=task))
+    z.add(new_sub(1, task=task))
+    z.add(new_sub(2, task=task, base=make_base(5)))
+    assert z.version.startswith("b2-c3") and z.version.endswith("t1")
+    assert len(z.bases()) == 2 and len(z.snapshot().tasks) == 1 and len(blobs(z.path)) == 5
+
+
+def test_a_sub_network_moves_to_another_zoo(z, new_sub, tmp_path):
+    other = zoo.open(tmp_path / "other.zoo")
+    key = z.add(new_sub())
+    assert other.add(z.get(key)) == key and other.verify().ok
+    assert np.array_equal(other.get(key).weights["fc.bias"], new_sub().weights["fc.bias"])
+
+
+def test_ids_may_be_shortened(z, new_sub):
+    keys = z.add_many([new_sub(i) for i in range(3)])
+    assert z.get(keys[0][:6]).id == keys[0] and z.base(z.base().id[:6]).id == z.base().id
+    for bad in (keys[0][:5], "", "f" * 64, "zzzzzz", keys[0] + "0"):
+        with pytest.raises(NotFoundError):
+            z.get(bad)
+    with pytest.raises(NotFoundError):
+        z.get(None)
+
+
+def test_an_ambiguous_prefix_lists_what_has_it(z):
+    snapshot = z.snapshot()
+    snapshot.__dict__["rows"] = {"abcdef11": 0, "abcdef22": 1}
+    with pytest.raises(NotFoundError, match="abcdef11"):
+        snapshot.find("abcdef")
+
+
+def test_the_stored_plan_is_authoritative(z):
+    z.add(make_sub(0))
+    other = json.loads(json.dumps(PLAN))
+    other["axes"]["a9"] = {**other["axes"]["a0"], "n": 3}
+    sub = make_sub(1, base=make_base(plan=other))
+    assert z.get(z.add(sub)).base.plan == PLAN
+    renamed = make_sub(2, base=make_base(plan=other), channels={"a9": [0, 1]}, weights=make_tensors(5, classes=5))
+    with pytest.raises(RecordError, match="stored base's plan has no axis"):
+        z.add(renamed)
+    assert len(z) == 2
+
+
+def test_several_bases_are_fine_and_named(z, new_sub):
+    z.add(new_sub(0))
+    assert z.base().name == "fake" and z.base("fake").id == z.base().id
+    z.add(new_sub(1, base=make_base(1)))
+    for key in (None, "fake"):
+        with pytest.raises(OptionError, match="2 bases"):
+            z.base(key)
+    assert z.base(make_base(1).id[:10]) == make_base(1)
+
+
+# Bad input
+
+HEAD = {"fc.weight": (5, 11), "fc.bias": (5,)}
+
+
+def tensors(**changes):
+    found = {**make_tensors(0, a0=4, a1=3, classes=5), **{k.replace("__", "."): v for k, v in changes.items()}}
+    return {k: v for k, v in found.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"weights": tensors(fc__bias=np.zeros(10, np.float32))}, r"'fc.bias'\]: shape \(10,\), expected \(5,\)"),
+        ({"weights": tensors(conv1__weight=np.zeros((8, 3, 3, 3), np.float32))}, r"expected \(4, 3, 3, 3\)"),
+        ({"weights": tensors(attn__weight=np.zeros((8, 6), np.float32))}, r"expected \(8, 3\)"),
+        ({"weights": tensors(bn1__num_batches_tracked=np.zeros(2))}, r"shape \(2,\), expected \(\)"),
+        ({"weights": tensors(conv1__weight=None)}, "'conv1.weight'.: missing"),
+        ({"weights": tensors(bogus=np.zeros(1))}, "'bogus'.: the base has no such tensor"),
+        ({"weights": tensors(fc__bias=np.array(["a"] * 5))}, "expected booleans, integers or floats"),
+        ({"channels": {"a2": [0, 1]}, "weights": make_tensors(0, classes=5)}, "cannot be pruned: its width is fixed"),
+        ({"options": {"f": print}}, "JSON"),
+        ({"options": {3: "x"}}, "JSON"),
+        ({"macs": 2**65}, "does not fit"),
+        ({"producer": "\udcff"}, "does not fit"),
+        ({"weights_digest": "0" * 64}, "do not have the digest"),
+        ({"weights": tensors(fc__bias=np.full(5, np.nan, np.float32)), "weights_digest": "0" * 64}, "NaN"),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_leaves_no_trace(z, new_sub, change, says):
+    before = state(z.path)
+    with pytest.raises(RecordError, match=says):
+        z.add(new_sub(**change))
+    with pytest.raises(RecordError, match=says):
+        z.add_many([new_sub(1), new_sub(**change)])
+    assert state(z.path) == before and z.verify().ok and len(z) == 0
+
+
+def test_everything_that_is_wrong_is_listed_at_once(z, new_sub):
+    bad = tensors(fc__bias=np.zeros(3, np.float32), conv1__weight=None, extra=np.zeros(1))
+    with pytest.raises(RecordError) as caught:
+        z.add(new_sub(weights=bad))
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("thing", [None, "id", {"a": 1}, make_base()])
+def test_only_sub_networks_are_added(z, thing):
+    with pytest.raises(RecordError, match="only sub-networks"):
+        z.add(thing)
+
+
+def test_a_base_whose_tensors_are_not_those_of_its_digest(z, new_sub):
+    forged = make_base(weights=make_tensors(3), weights_digest=make_base().weights_digest)
+    before = state(z.path)
+    with pytest.raises(RecordError, match="base fake"):
+        z.add(new_sub(base=forged))
+    assert state(z.path) == before
+
+
+def test_independent_sub_networks_keep_the_full_size(z, new_sub):
+    full = make_tensors(9, classes=5)
+    sub = new_sub(mode="independent", channels={"a0@conv1": [1, 2]}, weights=full)
+    assert z.get(z.add(sub)).channels["a0@conv1"].tolist() == [1, 2]
+    with pytest.raises(RecordError, match="expected"):
+        z.add(new_sub(mode="independent", channels={"a0@conv1": [1, 3]}))
+
+
+def test_tensors_of_removed_blocks_may_be_missing(z, new_sub):
+    without = tensors(conv2__weight=None)
+    with pytest.raises(RecordError, match="missing"):
+        z.add(new_sub(weights=without))
+    assert z.add(new_sub(weights=without, removed_blocks=("conv2",))) in z
+
+
+# Versions
+
+
+def test_a_version_is_pinned_and_read_only(z, new_sub):
+    first = z.add(new_sub(0))
+    token = z.version
+    second = z.add(new_sub(1))
+    z.remove(first)
+    old = zoo.open(z.path, version=token)
+    assert old.ids() == [first] and old.version == token and old.read_only and zoo.open(z.path, token).ids() == [first]
+    assert z.ids() == [second] and old.get(first).weights["fc.bias"].shape == (5,)
+    for write in (lambda: old.add(new_sub(2)), lambda: old.remove(first), old.compact, old.gc, lambda: old.add_scores([])):
+        with pytest.raises(ReadOnlyError, match="pinned"):
+            write()
+
+
+@pytest.mark.parametrize("token", ["", "b1", "b1-c1-s1-t1-x", "b-c-s-t", "1-1-1-1", "b1-c1-s1-t1\n", None.__class__])
+def test_tokens_that_are_none(z, token):
+    with pytest.raises(OptionError):
+        zoo.open(z.path, version=token)
+
+
+def test_a_version_that_is_not_there_yet(z):
+    with pytest.raises(NotFoundError, match="has no version 7"):
+        zoo.open(z.path, version="b0-c7-s0-t0")
+    with pytest.raises(NotAZooError):
+        zoo.open(Path(z.path).parent / "absent", version="b0-c0-s0-t0")
+
+
+def test_an_open_handle_sees_what_others_add_and_keeps_its_snapshot(z, new_sub):
+    reader = zoo.open(z.path)
+    held = reader.snapshot()
+    z.add(new_sub())
+    assert len(held.subnetworks) == 0 and len(reader) == 1
+    assert reader.snapshot() is reader.snapshot()
+
+
+def test_remove(z, new_sub):
+    keys = z.add_many([new_sub(i) for i in range(3)])
+    last = z.add(new_sub(9))
+    assert z.remove(keys[1][:8]) == keys[1]
+    assert set(z.ids()) == {keys[0], keys[2], last} and z.verify().ok
+    for gone in (keys[1], "f" * 64):
+        with pytest.raises(NotFoundError):
+            z.get(gone)
+        with pytest.raises(NotFoundError):
+            z.remove(gone)
+    for key in z.ids():
+        z.remove(key)
+    assert len(z) == 0 and z.verify().ok
+    assert z.add(new_sub(1)) == keys[1] and z.get(keys[1]).weights["fc.bias"].shape == (5,)
+
+
+# Scores
+
+
+def rows(z):
+    names = ["source", "target", "measure", "device", "value"]
+    return [tuple(row.values()) for row in z.snapshot().scores.select(names).to_pylist()]
+
+
+def test_a_later_score_replaces_an_earlier_one(z, new_sub):
+    key, task = z.add(new_sub()), "t" * 64
+    assert z.add_scores([zoo.Score(key, task, "leep", -0.5), zoo.Score(key, task, "latency_ms", 2.0, device="cpu")]) == 2
+    before = state(z.path)
+    assert z.add_scores([zoo.Score(key, task, "leep", -0.5)]) == 0 and z.add_scores([]) == 0
+    assert state(z.path) == before
+    assert z.add_scores([zoo.Score(key, task, "leep", -0.25), zoo.Score(key, task, "latency_ms", 1.0, device="gpu")]) == 2
+    assert sorted(rows(z)) == sorted(
+        [(key, task, "leep", "", -0.25), (key, task, "latency_ms", "cpu", 2.0), (key, task, "latency_ms", "gpu", 1.0)]
+    )
+    assert z.add_scores([zoo.Score(key, task, "leep", -0.1), zoo.Score(key, task, "leep", -0.2)]) == 1
+    assert (key, task, "leep", "", -0.2) in rows(z) and len(rows(z)) == 3 and z.verify().ok
+
+
+def test_a_clock_that_was_set_back_does_not_bring_old_scores_back(z, new_sub, monkeypatch):
+    key = z.add(new_sub())
+    z.add_scores([zoo.Score(key, "t", "leep", -0.5)])
+
+    class Past(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2001, 1, 1, tzinfo=UTC)
+
+    monkeypatch.setattr("zoo.store.datetime", Past)
+    z.add_scores([zoo.Score(key, "t", "leep", -0.1)])
+    assert [row[-1] for row in rows(zoo.open(z.path))] == [-0.1]
+
+
+def test_scores_hold_vectors(z, new_sub):
+    z.add(new_sub())
+    vector = np.arange(4, dtype=np.float32)
+    assert z.add_scores([zoo.Score(z.base().id, "t", "prototype", vector=vector)]) == 1
+    assert z.add_scores([zoo.Score(z.base().id, "t", "prototype", vector=vector.copy())]) == 0
+    assert z.snapshot().scores["vector"][0].as_py() == [0, 1, 2, 3]
+
+
+def test_scores_of_something_unknown_are_refused(z, new_sub):
+    key = z.add(new_sub())
+    before = state(z.path)
+    with pytest.raises(RecordError, match="nobody"):
+        z.add_scores([zoo.Score(key, "t", "leep", -1.0), zoo.Score("nobody", "t", "leep", -1.0)])
+    assert state(z.path) == before
+
+
+# Order, compaction, upkeep
+
+
+def test_rows_are_in_order_and_the_earliest_of_an_id_stays():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    subs = [make_sub(i, created_at=at + timedelta(seconds=s)) for i, s in ((0, 5), (1, 1), (2, 1), (3, 9), (1, 0))]
+    table = order("subnetworks", arrow.to_table("subnetworks", [arrow.subnetwork_row(s) for s in subs]))
+    times, ids = table["created_at"].to_pylist(), table["id"].to_pylist()
+    assert ids == [subs[4].id, subs[2].id, subs[0].id, subs[3].id] and times == sorted(times)
+    arrow.check("subnetworks", table)
+
+
+def test_two_processes_that_add_the_same_record(z, new_sub):
+    """Both looked before either had written: the rows are there twice, readers see one."""
+    sub = new_sub()
+    key = z.add(sub)
+    table = z._store.tables["subnetworks"]
+    table.append(arrow.to_table("subnetworks", [arrow.subnetwork_row(replace(sub, metrics={"accuracy": 0.01}))]))
+    table.append(arrow.to_table("subnetworks", [arrow.subnetwork_row(sub)]))
+    again = zoo.open(z.path)
+    assert again.ids() == [key] and again.verify().ok
+    again.compact()
+    assert again.ids() == [key] and len(again._store.tables["subnetworks"].load()) == 1
+
+
+def test_compaction_keeps_rows_and_versions(z, new_sub):
+    for i in range(5):
+        z.add(new_sub(i))
+    token, ids = z.version, z.ids()
+    z.compact()
+    assert z.ids() == ids and z.version != token and zoo.open(z.path, version=token).ids() == ids
+    assert all(len(table.parts()) == 1 for name, table in z._store.tables.items() if name != "scores")
+    before = z.version
+    z.compact()
+    assert z.version == before and z.verify().ok
+
+
+def test_many_small_files_are_compacted_by_themselves(z, new_sub):
+    z.add(new_sub())
+    for i in range(SMALL_FILES + 3):
+        z.add_scores([zoo.Score(z.ids()[0], f"t{i}", "leep", -0.5)])
+    assert len(z._store.tables["scores"].parts()) < 10
+    assert len(z.snapshot().scores) == SMALL_FILES + 3
+
+
+def test_gc_deletes_what_nothing_needs(z, new_sub):
+    keys = [z.add(new_sub(i)) for i in range(3)]
+    token = z.version
+    z.compact()
+    z.remove(keys[0])
+    stray = Path(z.path) / "weights" / "aa" / f"{'a' * 64}.parquet"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"left by a writer that was killed")
+    (Path(z.path) / "weights" / "aa" / ".tmp-0123").write_bytes(b"x")
+    report = z.verify()
+    assert report.ok and any("belong to nothing" in note for note in report.notes) and len(report.notes) == 2
+    assert z.gc().files == 0, "everything is young"
+    upkeep.gc(z._store, grace_s=0)
+    assert not stray.exists() and not z.verify().notes
+    assert zoo.open(z.path, version=token).get(keys[0]).weights["fc.bias"].shape == (5,)
+    freed = upkeep.gc(z._store, retention_days=0, grace_s=0)
+    assert freed.files >= 5 and freed.size_bytes > 0 and z.verify().ok and len(z) == 2
+    assert all(sub.weights["fc.bias"].shape == (5,) for sub in z) and len(blobs(z.path)) == 3
+    with pytest.raises(CorruptionError, match="retention"):
+        zoo.open(z.path, version=token).ids()
+
+
+def test_gc_keeps_named_versions(z, new_sub):
+    keys = [z.add(new_sub(i)) for i in range(2)]
+    token = z.version
+    z.remove(keys[0])
+    upkeep.gc(z._store, retention_days=0, grace_s=0, keep=[token])
+    old = zoo.open(z.path, version=token)
+    assert set(old.ids()) == set(keys) and old.get(keys[0]).weights["fc.bias"].shape == (5,)
+    for bad in ({"keep": ["x"]}, {"retention_days": -1}):
+        with pytest.raises(OptionError):
+            z.gc(**bad)
+
+
+def test_repair_drops_what_is_lost(z, new_sub):
+    keys = [z.add(new_sub(i)) for i in range(3)]
+    lost = z._store.tables["subnetworks"].parts()[1]
+    (Path(z.path) / "subnetworks" / lost).unlink()
+    with pytest.raises(CorruptionError, match="verify"):
+        zoo.open(z.path).ids()
+    again = zoo.open(z.path)
+    assert not again.verify().ok and again.repair() == [f"subnetworks/{lost}"]
+    assert len(again.ids()) == 2 and set(again.ids()) < set(keys) and again.verify().ok and again.repair() == []
+
+
+def test_an_old_handle_goes_on_while_another_compacts(z, new_sub):
+    other = zoo.open(z.path)
+    keys = [z.add(new_sub(i)) for i in range(2)]
+    assert len(other) == 2
+    z.compact()
+    keys.append(other.add(new_sub(5)))
+    assert set(z.ids()) == set(keys)
+
+
+def test_created_at_travels_in_microseconds(z, new_sub):
+    at = datetime.fromtimestamp(time.time(), UTC)
+    assert z.get(z.add(new_sub(created_at=at))).created_at == at
