@@ -17,7 +17,7 @@ from zoo.records import SubNetwork, Task
 from zoo.rows import Bools, Rows, Snapshot, Target, find_base, find_rows, find_target
 from zoo.taskwup import HOW, How
 
-__all__ = ["MEASURES", "candidates", "groups_of", "nearest", "similarity_rows"]
+__all__ = ["MEASURES", "Neighbour", "Neighbours", "candidates", "groups_of", "nearest", "similarity_rows"]
 
 AnyTask = Task | SubNetwork | Sequence[str] | str
 Exclude = str | Collection[str] | None

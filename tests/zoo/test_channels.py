@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 import zoo.channels as channels
 from zoo.channels import (
-    channel_keys, group_means, iou, iou_rows, pack, pack_column, paper_floor, random_floor,
+    channel_keys,
+    group_means,
+    iou,
+    iou_rows,
+    pack,
+    pack_column,
+    paper_floor,
+    random_floor,
 )  # fmt: skip
 from zoo.errors import DataError, OptionError
 from zoo.rows import Rows
@@ -71,7 +78,11 @@ def test_arrow_column_packs_like_dicts(sets):
     snapshot = make_snapshot([sub_row(f"s{i}", channels=s) for i, s in enumerate(sets)], bases=[base_row(plan=plan)])
     column = snapshot.subnetworks["channels"]
     expected = pack(sets, SIZES)
-    for given_column, part in ((column, slice(None)), (column.slice(1), slice(1, None)), (column.chunk(0), slice(None))):
+    for given_column, part in (
+        (column, slice(None)),
+        (column.slice(1), slice(1, None)),
+        (column.chunk(0), slice(None)),
+    ):
         packed = pack_column(given_column, SIZES)
         for axis in SIZES:
             assert (packed.bits[axis] == expected.bits[axis][part]).all()
@@ -100,7 +111,9 @@ def test_group_means_equal_loops_over_python_sets(sets, seed, groups):
             for g in range(groups):
                 values = [naive_iou(full[t], full[j]) for j in range(len(sets)) if group[t, j] == g + 1]
                 assert sizes[t, g] == len(values)
-                assert np.isnan(means[u, t, g]) if not values else np.isclose(means[u, t, g], np.mean(values), atol=1e-15)
+                assert (
+                    np.isnan(means[u, t, g]) if not values else np.isclose(means[u, t, g], np.mean(values), atol=1e-15)
+                )
 
 
 def test_group_means_in_small_blocks_are_the_same(monkeypatch):
