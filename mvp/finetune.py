@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -130,9 +131,14 @@ def run_steps(
     seed: int,
     device: torch.device,
     progress: bool = False,
-    keep_masked: tuple[Any, dict[str, np.ndarray]] | None = None,
+    keep_masked: tuple[Any, Mapping[str, np.ndarray]] | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """`steps` optimiser steps, cosine to 0; returns the last loss. Batches depend on `seed` alone."""
+    """`steps` optimiser steps, cosine to 0; returns the last loss. Batches depend on `seed` alone.
+
+    `keep_masked` (plan, sets) holds removed units at zero in mode "independent"; `after` is called with the number of steps
+    done after each.
+    """
     model.train()
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
@@ -147,5 +153,8 @@ def run_steps(
         loss = step(model, optimizer, *next(stream))
         if keep_masked is not None:
             apply_masks(model, *keep_masked)
+        if after is not None:
+            after(i + 1)
+            model.train()
     model.eval()
     return loss

@@ -1,0 +1,210 @@
+"""What a start is worth: voted, far, random and long-pruned sub-networks, fine-tuned equally on held-out tasks."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mvp.data import Data
+from mvp.finetune import make_optimizer, run_steps
+from mvp.producers import prune
+from mvp.progress import bar
+from mvp.subnetwork import build
+from mvp.train import InputSpec, accuracy, pick_device, place
+from mvp.vote import vote_from
+from zoo.errors import OptionError
+from zoo.records import SubNetwork
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from zoo import Zoo
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning: accuracy in 0..1 on the test split after some steps, from one start, for one task and seed."""
+
+    task: int
+    seed: int
+    start: str
+    steps: int
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All runs of a comparison, paired: equal tasks, seeds, heads (up to the channels kept) and batches.
+
+    Attributes:
+        runs: Every measurement.
+        by: Similarity measure of the neighbours.
+        best: For each task, the sub-network voted by the first "nearest" start at the first seed, before fine-tuning.
+    """
+
+    runs: tuple[Run, ...]
+    by: str
+    best: tuple[SubNetwork, ...] = field(default=(), repr=False)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a run."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(r) for r in self.runs])
+
+    def difference(self, start: str, other: str, steps: int, *, resamples: int = 10_000) -> tuple[float, float, float]:
+        """Mean paired difference in accuracy (start - other) with its 95% bootstrap interval over tasks.
+
+        Seeds of a task are averaged first: tasks are what is drawn, so tasks are what is resampled.
+        """
+        table = self.to_pandas()
+        table = table[table.steps == steps].pivot_table(index="task", columns="start", values="accuracy")
+        gaps = (table[start] - table[other]).to_numpy()
+        rng = np.random.default_rng(0)
+        means = gaps[rng.integers(len(gaps), size=(resamples, len(gaps)))].mean(1)
+        return float(gaps.mean()), *(float(q) for q in np.quantile(means, [0.025, 0.975]))
+
+    def summary(self) -> "pd.DataFrame":
+        """Rows: starts. Columns: for each number of steps "mean +- sd" of accuracy in %, sd over tasks and seeds."""
+        import pandas as pd
+
+        table = self.to_pandas()
+        grouped = table.groupby(["start", "steps"], sort=False).accuracy.agg(["mean", "std"]) * 100
+        cells = grouped.apply(lambda row: f"{row['mean']:.1f} ± {row['std']:.1f}", axis=1)
+        frame = pd.DataFrame(cells.unstack("steps"))
+        return frame.reindex(list(dict.fromkeys(table.start))).fillna("")
+
+    def __str__(self) -> str:
+        from zoo.table import text_table
+
+        frame = self.summary()
+        columns: dict[str, list[Any]] = {"start": list(frame.index)}
+        for steps in frame.columns:
+            columns[f"after {steps} steps, %"] = list(frame[steps])
+        tasks, seeds = len({r.task for r in self.runs}), len({r.seed for r in self.runs})
+        notes = []
+        for start in frame.index:
+            if start.startswith("nearest"):
+                for steps in sorted({r.steps for r in self.runs if r.start == RANDOM}):
+                    mean, low, high = self.difference(start, RANDOM, steps)
+                    notes.append(
+                        f"{start} - random after {steps} steps: {mean * 100:+.1f} points, 95% interval "
+                        f"[{low * 100:+.1f}, {high * 100:+.1f}] over tasks"
+                    )
+        title = f"test accuracy, mean ± sd over {tasks} tasks x {seeds} seeds, neighbours by {self.by}"
+        return text_table(columns, title=title, notes=notes)
+
+    def plot(self, path: str | None = None) -> "Figure":
+        """Mean accuracy against steps, a line a start, bars of one standard error over tasks (MVP, Fig. 4)."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        ax = figure.add_subplot()
+        table = self.to_pandas()
+        colours = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#999999", "#CC79A7", "#D55E00"]
+        for colour, start in zip(colours, dict.fromkeys(table.start)):
+            rows = table[table.start == start].groupby(["task", "steps"]).accuracy.mean().groupby("steps")
+            mean, error = rows.mean() * 100, (rows.std() / np.sqrt(rows.count())).fillna(0) * 100
+            style = {"marker": "o"} if len(mean) > 1 else {"marker": "s", "linestyle": "none"}
+            ax.errorbar(mean.index, mean, error, label=start, color=colour, capsize=3, **style)
+        ax.set_xlabel("fine-tuning steps")
+        ax.set_ylabel("test accuracy, %")
+        ax.set_title(f"From which start? Neighbours by {self.by}", loc="left")
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+
+def compare(
+    z: "Zoo",
+    tasks: Sequence[Data],
+    *,
+    by: str = "wup",
+    nearest: Sequence[int] = (3, 1, 5),
+    farthest: Sequence[int] = (3,),
+    steps: Sequence[int] = (10, 30, 100),
+    seeds: Sequence[int] = (0, 1, 2),
+    base: str | None = None,
+    long_steps: int | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Fine-tunes each start on each held-out task with each seed, batch 128, one cosine schedule to the last of `steps`.
+
+    The starts keep the same number of channels on every axis and train on the same batches. Sub-networks of the zoo with the
+    task's own classes are left out.
+
+    Args:
+        z: The zoo; LEEP scores of the tasks must be stored for by="leep" (`mvp.score`).
+        tasks: Held-out tasks.
+        by: Similarity measure.
+        nearest: Vote of the k nearest tasks, for each k here.
+        farthest: Vote of the k farthest tasks, for each k here.
+        steps: When accuracy is measured along the run.
+        seeds: Seeds of vote, head and batches.
+        base: Id of the base when the zoo has several.
+        long_steps: Also prune each task from the base with IFP for this many steps, as reference.
+        device: CUDA when there is one, when None.
+        progress: Show a progress bar when the output is a terminal.
+
+    Raises:
+        OptionError: No tasks, steps or seeds.
+        EmptyZooError: Fewer candidates than voters.
+    """
+    if not tasks or not steps or not seeds or min(steps) < 1:
+        raise OptionError("nothing to compare", expected="at least one task, one number of steps >= 1 and one seed")
+    chosen, where = z.base(base), pick_device(device)
+    runs: list[Run] = []
+    best = []
+    per_task = len(seeds) * (len(nearest) + len(farthest) + 1 + (long_steps is not None))
+    with bar(progress=progress) as shown:
+        line = shown.add_task("compare", total=len(tasks) * per_task)
+        for t, data in enumerate(tasks):
+            ranked = z.nearest(data.task, k=None, by=by, base=chosen.id, where="generation = 0").id
+            for seed in seeds:
+                starts = {f"nearest {k}": _voted(z, ranked[:k], data, seed) for k in nearest}
+                starts |= {f"farthest {k}": _voted(z, ranked[-k:], data, seed) for k in farthest}
+                keep = next(iter(starts.values())).keep
+                starts[RANDOM] = prune(chosen, data, producer="random", keep=keep, seed=seed, device=device)
+                if seed == seeds[0]:
+                    best.append(next(iter(starts.values())))
+                for name, sub in starts.items():
+                    runs += _curve(sub, data, t, name, sorted(steps), seed, where)
+                    shown.advance(line)
+                if long_steps is not None:
+                    started = time.perf_counter()
+                    sub = prune(chosen, data, keep=keep, seed=seed, device=device, steps=long_steps, progress=False)
+                    seconds = time.perf_counter() - started
+                    runs.append(Run(t, seed, f"IFP {long_steps}", long_steps, sub.accuracy or 0.0, seconds))
+                    shown.advance(line)
+    return Comparison(tuple(runs), by, tuple(best))
+
+
+def _voted(z: "Zoo", ids: Sequence[str], data: Data, seed: int) -> SubNetwork:
+    return vote_from([z.get(i) for i in ids], data.task, seed=seed)
+
+
+def _curve(sub: SubNetwork, data: Data, task: int, start: str, steps: list[int], seed: int, where: Any) -> list[Run]:
+    model, spec = place(build(sub), where), InputSpec.of(dict(sub.base.input))
+    runs = []
+    started = time.perf_counter()
+
+    def measure(done: int) -> None:
+        if done in steps:
+            seconds = time.perf_counter() - started
+            top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
+            runs.append(Run(task, seed, start, done, top1, seconds))
+
+    run_steps(
+        model, make_optimizer(model, sub.base), data, spec, steps=steps[-1], batch_size=128, seed=seed, device=where,
+        after=measure,
+    )  # fmt: skip
+    return runs
