@@ -53,6 +53,10 @@ def make_plan(model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32), verif
     """
     batch = 2
     reference = next(model.parameters(), torch.zeros(()))
+    # Other devices run other kernels; traced on the CPU in full precision, one architecture has one plan.
+    if reference.device.type not in ("cpu", "meta") or reference.dtype not in (torch.float32, torch.float64):
+        model = copy.deepcopy(model).to("cpu", torch.float32)
+        reference = torch.zeros(())
     x = torch.rand((batch, *input_size), generator=torch.Generator().manual_seed(0))
     traced = trace(model, x.to(reference.device, reference.dtype))
     plan = compile_plan(traced, tuple(input_size), batch)

@@ -105,6 +105,9 @@ class _Tracer(TorchDispatchMode):
                 self._saw_convolution(args, out)
             elif name in ("mm", "addmm", "bmm", "baddbmm"):
                 self._saw_product(args[-2:], out)
+            elif name == "native_group_norm":
+                groups, _ = layout.factor(self.trace.layouts.get(args[0])[1], args[6])
+                self.trace.groups.append((self.stack[-1], "num_groups", groups))
             elif name.startswith("_scaled_dot_product"):
                 self._saw_attention(args)
             elif name in ("view", "_unsafe_view", "split_with_sizes"):

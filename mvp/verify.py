@@ -155,10 +155,20 @@ def verify(
         lambda some: checker.fails(some, keeps),
         lambda some: checker.differs(some, keeps, tolerance),
     ]
+    marked: dict[str, str] = {}
     for test in tests:
         while axes and (reason := test(axes)) is not None:
             bad, reason = _first_bad(axes, test, reason)
-            out["axes"][axes.pop(bad)]["unsupported"] = reason
+            marked[axes.pop(bad)] = reason
+    # A sound axis may have been blamed for what a bad one did before that was found.
+    for axis in list(marked) if len(marked) > 1 else []:
+        some = [name for name in out["axes"] if name in axes or name == axis]
+        if all(test(some) is None for test in tests):
+            axes = some
+            del marked[axis]
+    for axis, reason in marked.items():
+        out["axes"][axis]["unsupported"] = reason
+        logger.info("axis %s is not supported: %s", axis, reason)
     return out
 
 
@@ -172,5 +182,4 @@ def _first_bad(axes: Sequence[str], test: Callable[[Sequence[str]], str | None],
             good = middle
         else:
             bad, reason = middle, problem
-    logger.info("axis %s is not supported: %s", axes[bad - 1], reason)
     return bad - 1, reason
