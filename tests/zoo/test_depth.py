@@ -273,6 +273,7 @@ def test_voted_against_random():
     subs = [
         sub_row("ref", "t", SEA, channels={"a0": channels["ref"]}),
         sub_row("voted", "t", SEA, channels={"a0": channels["voted"]}, producer="vote", generation=1),
+        sub_row("again", "t", SEA, channels={"a0": [5]}, producer="ifp", generation=1),
         sub_row("random", "t", SEA[::-1], channels={"a0": channels["random"]}, producer="random"),
         sub_row("other", "t2", FAMILIES["pets"], channels={"a0": channels["other"]}),
     ]  # fmt: skip
@@ -282,6 +283,8 @@ def test_voted_against_random():
     assert frame.loc["voted", "iou"] == 1 and frame.loc["random", "iou"] == pytest.approx(1 / 3)
     assert frame.loc["voted", "floor"] == pytest.approx(random_floor(8, 2, 2))
     assert "voted (1)" in str(against)
+    alone = iou_against(zoo, ["random"])
+    assert alone.lines["given"].mean[0, 0] == pytest.approx(1 / 3), "a voted sub-network is no reference"
     assert iou_against(zoo, ["voted"], reference=["other", "random"]).lines["given"].mean[0, 0] == pytest.approx(1 / 6)
     assert iou_against(zoo, ["voted", "other"], producer="ifp").without == 1
     with pytest.raises(errors.MixtureError, match="producer='ifp'"):
