@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
         "--draw", choices=("random", "related"), default="random",
         help="random: as in the paper; related: also families and WordNet neighbourhoods, so that similarities spread",
     )  # fmt: skip
+    sub.add_argument(
+        "--shard", metavar="I/N",
+        help="only the I-th of N parts of the tasks (1/2, 2/2), for several processes on one zoo; the LEEP of all pairs is\n"
+        "then left to a last run without --shard",
+    )  # fmt: skip
     _run_options(sub)
 
     sub = command(
@@ -168,7 +173,14 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _show(z: "Zoo", subs: "Sequence[SubNetwork]", title: str) -> None:
+def _shard(text: str | None) -> tuple[int, int]:
+    i, _, n = (text or "1/1").partition("/")
+    if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
+        raise OptionError("--shard", got=text, expected="I/N with 1 <= I <= N, e.g. 1/2")
+    return int(i) - 1, int(n)
+
+
+def _show(subs: "Sequence[SubNetwork]", title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -202,7 +214,7 @@ def _prune(args: argparse.Namespace) -> None:
         _base(args, z), data, producer=args.producer, keep=args.keep, seed=args.seed, device=args.device, **_options(args)
     )
     z.add(sub)
-    _show(z, [sub], f"added to {args.zoo}")
+    _show([sub], f"added to {args.zoo}")
 
 
 def _populate(args: argparse.Namespace) -> None:
@@ -216,9 +228,11 @@ def _populate(args: argparse.Namespace) -> None:
         tasks = draw_related(source.labels, args.tasks, dataset=source.dataset, n_classes=args.n_classes, seed=args.seed)
     else:
         tasks = draw_tasks(source.labels, args.tasks, n_classes=args.n_classes, seed=args.seed)
+    part, parts = _shard(args.shard)
     ids = populate(
-        z, base, source, tasks, producer=args.producer, keep=args.keep, seed=args.seed, device=args.device, **_options(args)
-    )
+        z, base, source, tasks[part::parts], producer=args.producer, keep=args.keep, seed=args.seed,
+        leep=args.shard is None, device=args.device, **_options(args),
+    )  # fmt: skip
     accuracies = [sub.accuracy or 0.0 for sub in map(z.get, ids)]
     sys.stdout.write(
         f"{args.zoo}: {len(set(ids))} sub-networks of {base.name}, mean accuracy {sum(accuracies) / len(ids):.3f}, "
@@ -240,8 +254,8 @@ def _vote(args: argparse.Namespace) -> None:
     sub = vote(z, data, k=args.k, by=args.by, keep=args.keep, tau=args.tau, seed=args.seed, base=base.id)
     sub = finetune(sub, data, steps=args.steps, device=args.device)
     z.add(sub)
-    _show(z, [z.get(p) for p in sub.parents], "voters")
-    _show(z, [sub], f"added to {args.zoo}")
+    _show([z.get(p) for p in sub.parents], "voters")
+    _show([sub], f"added to {args.zoo}")
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -255,7 +269,7 @@ def _finetune(args: argparse.Namespace) -> None:
         device=args.device,
     )  # fmt: skip
     z.add(trained)
-    _show(z, [sub, trained], f"added to {args.zoo}")
+    _show([sub, trained], f"added to {args.zoo}")
 
 
 def _demo(args: argparse.Namespace) -> None:

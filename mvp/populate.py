@@ -27,6 +27,7 @@ def populate(
     producer: "str | type | Producer" = "ifp",
     keep: float = 0.1,
     seed: int = 0,
+    leep: bool = True,
     device: str | None = None,
     progress: bool = True,
     **options: Any,
@@ -44,6 +45,7 @@ def populate(
         producer: See `mvp.prune`.
         keep: See `mvp.prune`.
         seed: Seed of every pruning run, and recorded in the tasks as the seed of their draw.
+        leep: End with the LEEP of all pairs; leave it out while other processes fill the same zoo.
         device: CUDA when there is one, when None.
         progress: Show a progress bar with an estimate when the output is a terminal.
         **options: The producer's options.
@@ -68,7 +70,8 @@ def populate(
                 done[data.task.id] = z.add(dataclasses.replace(sub, embeddings={"prototype": vector}))
             ids.append(done[data.task.id])
             shown.advance(line)
-    score_pairs(z, source, base=base.id, device=device, progress=progress)
+    if leep:
+        score_pairs(z, source, base=base.id, device=device, progress=progress)
     return ids
 
 
