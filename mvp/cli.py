@@ -109,6 +109,22 @@ def _parser() -> argparse.ArgumentParser:
     _run_options(sub)
 
     sub = command(
+        "compare", _compare, "Fine-tune voted, far and random starts equally on held-out tasks; table, CSV and plot.",
+        "mvp compare my.zoo --dataset cifar100 --root data/cifar100 --tasks 10 --seeds 3 --long 300 --out runs/compare",
+    )  # fmt: skip
+    sub.add_argument("zoo")
+    _data_options(sub)
+    sub.add_argument("--tasks", type=int, default=10, help="held-out tasks, drawn at random by --seed")
+    sub.add_argument("--n-classes", type=int, default=5, help="classes a task")
+    sub.add_argument("--seeds", type=int, default=3, help="seeds a task")
+    sub.add_argument("--by", default="wup", help="similarity measure: wup, leep, prototype")
+    sub.add_argument("--steps", default=(10, 30, 100), type=_numbers, help="when accuracy is measured, e.g. 10,30,100")
+    sub.add_argument("--long", type=int, metavar="J", help="also prune each task with IFP for J steps")
+    sub.add_argument("--out", help="folder for runs.csv and starts.png")
+    _run_options(sub)
+    sub.set_defaults(seed=1000)
+
+    sub = command(
         "demo", _demo, "The whole path on the sample zoo: query, IoU by depth, vote, compare, add. No download.",
         "mvp demo --out runs/demo",
     )  # fmt: skip
@@ -171,6 +187,10 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         except json.JSONDecodeError:
             options[name] = value
     return options
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -270,6 +290,33 @@ def _finetune(args: argparse.Namespace) -> None:
     )  # fmt: skip
     z.add(trained)
     _show([sub, trained], f"added to {args.zoo}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    import zoo
+    from mvp.compare import compare
+    from mvp.data import draw_tasks
+    from mvp.score import score
+
+    z, source = zoo.open(args.zoo, create=False), _data(args)
+    drawn = draw_tasks(source.labels, args.tasks, n_classes=args.n_classes, seed=args.seed)
+    tasks = [source.subset(labels, seed=args.seed) for labels in drawn]
+    if args.by in ("leep", "prototype"):
+        for data in tasks:
+            score(z, data, by=args.by, device=args.device)
+    result = compare(
+        z, tasks, by=args.by, steps=args.steps, seeds=range(args.seeds), long_steps=args.long,
+        device=args.device,
+    )  # fmt: skip
+    sys.stdout.write(f"{result}\n")
+    if args.out:
+        folder = Path(args.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        result.to_pandas().to_csv(folder / "runs.csv", index=False)
+        result.plot(str(folder / "starts.png"))
+        sys.stdout.write(f"{folder}: runs.csv, starts.png\n")
 
 
 def _demo(args: argparse.Namespace) -> None:
