@@ -121,9 +121,9 @@ def _entropy(counts: npt.NDArray[np.integer]) -> float:
 
 
 def _leep(theta: Floats, labels: Ints) -> float:
-    values, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    joint = np.zeros((len(values), theta.shape[1]))
-    np.add.at(joint, y, theta)
+    _, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    starts = np.cumsum(counts) - counts
+    joint = np.add.reduceat(theta[np.argsort(y, kind="stable")], starts, axis=0)
     total = joint.sum(axis=0)
     used = total > 0
     conditional = joint[:, used] / total[used]
@@ -142,7 +142,7 @@ def _checked(responses: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, I
         )
     if y.dtype.kind not in "iu":
         raise DataError("leep: labels are class numbers", got=f"dtype {y.dtype}", expected="an integer dtype")
-    if theta.dtype.kind != "f":
+    if theta.dtype.kind not in "fiu":
         raise DataError("leep: responses are softmax outputs", got=f"dtype {theta.dtype}", expected="a float dtype")
     theta = theta.astype(np.float64)
     if not np.isfinite(theta).all():

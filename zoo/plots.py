@@ -27,6 +27,7 @@ Path = str | PathLike[str]
 # Okabe & Ito 2008: told apart under all common kinds of colour blindness.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999933")
 MARKERS = "osD^vPX*"
+LAYERS_A_ROW = 20
 FLOOR_LABEL = "random sets (expected)"
 
 
@@ -107,8 +108,21 @@ def plot_channels(
     if len(labels) > len(COLOURS):
         raise OptionError("plot_channels: too many sub-networks side by side", got=len(labels),
                           expected=f"at most {len(COLOURS)}")  # fmt: skip
-    figure, every = _figure(1, width=max(6.0, 1.6 + len(units) * (0.25 + 0.11 * len(labels))), height=4.6)
-    ax = every[0]
+    # Wide and narrow layers are far apart in a deep network: each row of layers has a scale of its own.
+    parts = np.array_split(np.arange(len(units)), -(-len(units) // LAYERS_A_ROW))
+    width = max(6.0, 1.6 + len(parts[0]) * (0.25 + 0.11 * len(labels)))
+    figure, every = _figure(len(parts), width=width, height=4.6, below=True)
+    for ax, part in zip(every, parts):
+        _draw_channels(ax, [words[u] for u in part], [units[u] for u in part], labels)
+    every[-1].set_xlabel("layer, in forward order")
+    figure.supylabel("channel index (grey line: width of the base)", fontsize=10)
+    _legend_above(figure, every[0])
+    return _done(figure, path)
+
+
+def _draw_channels(
+    ax: "Axes", words: Sequence[Sequence[np.ndarray]], units: Sequence[Unit], labels: Sequence[str]
+) -> None:
     from matplotlib.collections import PolyCollection
 
     step = 0.8 / len(labels)
@@ -119,14 +133,10 @@ def plot_channels(
         # A channel is one unit high, so that neighbouring kept channels touch and a whole layer is a solid bar.
         corners = np.stack([left, low, right, low, right, high, left, high], axis=1).reshape(-1, 4, 2)
         ax.add_collection(PolyCollection(list(corners), facecolors=COLOURS[i], linewidths=0, label=label))
-    top = max(unit.n for unit in units)
     for u, unit in enumerate(units):
         ax.plot([u - 0.45, u + 0.45], [unit.n, unit.n], color="0.35", linewidth=1)
-    ax.set(xlim=(-0.6, len(units) - 0.4), ylim=(0, top * 1.02))
-    ax.set_ylabel("channel index (grey line: width of the base)")
+    ax.set(xlim=(-0.6, len(units) - 0.4), ylim=(0, max(unit.n for unit in units) * 1.02))
     _layer_ticks(ax, units)
-    _legend_above(figure, ax)
-    return _done(figure, path)
 
 
 def plot_widths(
@@ -162,6 +172,7 @@ def plot_widths(
     ax.set(ylim=(0, 1.02), xlim=(-0.6, len(units) - 0.4))
     ax.set_ylabel("share of channels kept")
     _layer_ticks(ax, units)
+    ax.set_xlabel("layer, in forward order")
     _legend_above(figure, ax)
     return _done(figure, path)
 
@@ -192,11 +203,14 @@ def _short(rows: Rows, i: int) -> str:
     return f"{rows.producer[i]} {rows.ids[i][:8]}: {labels}"
 
 
-def _figure(panels: int, width: float = 8.0, height: float = 4.2) -> tuple["Figure", list["Axes"]]:
+def _figure(panels: int, width: float = 8.0, height: float = 4.2, below: bool = False) -> tuple["Figure", list["Axes"]]:
+    """A figure of panels side by side, or one below the other; width and height are those of a figure of one."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * (1 if panels == 1 else 0.6 * panels), height), layout="constrained", dpi=120)
-    every = [figure.add_subplot(1, panels, 1 + i) for i in range(panels)]
+    across, down = (1, panels) if below else (panels, 1)
+    size = (width * (1 if across == 1 else 0.6 * across), height * (1 if down == 1 else 0.7 * down))
+    figure = Figure(figsize=size, layout="constrained", dpi=120)
+    every = [figure.add_subplot(down, across, 1 + i) for i in range(panels)]
     for ax in every:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.8)
@@ -276,7 +290,6 @@ def _zero_based(ax: "Axes") -> None:
 
 def _layer_ticks(ax: "Axes", units: Sequence[Unit]) -> None:
     ax.set_xticks(range(len(units)), [unit.name for unit in units], rotation=90, fontsize=8)
-    ax.set_xlabel("layer, in forward order")
     ax.grid(visible=False, axis="x")
 
 

@@ -135,3 +135,9 @@ def similar_zoo(n=40, widths=WIDTHS, keep=0.3, seed=0, strength=0.8, **fields):
             near = len(set(subs[a]["labels"]) & set(subs[b]["labels"]))
             scores.append(score_row(f"s{a:04d}", f"t{b:04d}", -1.6 + 0.3 * near + 0.05 * rng.uniform()))
     return make_snapshot(subs, scores, [base_row(plan=plan)])
+
+
+def naive_iou(a, b):
+    """|A ∩ B| / |A ∪ B| of Python sets, 1 for two empty ones."""
+    a, b = set(a), set(b)
+    return len(a & b) / len(a | b) if a | b else 1.0

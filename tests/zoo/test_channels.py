@@ -5,7 +5,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from fakes import base_row, make_plan, make_snapshot, sub_row
+from fakes import base_row, make_plan, make_snapshot, naive_iou, sub_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,11 +25,6 @@ from zoo.rows import Rows
 
 SIZES = {"a0": 5, "a1": 64, "a2": 130}
 INDEX_SETS = st.sets(st.integers(0, 129))
-
-
-def naive_iou(a, b):
-    a, b = set(a), set(b)
-    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 @st.composite

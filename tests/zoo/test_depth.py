@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from fakes import FAMILIES, base_row, make_plan, make_snapshot, score_row, similar_zoo, sub_row
-from test_channels import naive_iou
+from fakes import FAMILIES, base_row, make_plan, make_snapshot, naive_iou, score_row, similar_zoo, sub_row
 
 import zoo.bootstrap as bootstrap
 import zoo.errors as errors

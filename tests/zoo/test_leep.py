@@ -58,6 +58,7 @@ def test_perfect_and_uninformative_sources():
     labels = np.repeat(np.arange(5), 20)
     assert leep(np.eye(5)[labels], labels) == pytest.approx(0, abs=1e-12)
     assert leep(np.full((100, 3), 1 / 3), labels) == pytest.approx(-math.log(5), abs=1e-12)
+    assert leep(np.eye(5, dtype=int)[labels].tolist(), labels.tolist()) == leep(np.eye(5)[labels], labels)
     assert leep(np.eye(5)[labels], labels * 7 + 3) == pytest.approx(0, abs=1e-12), "label values do not matter"
 
 
@@ -94,7 +95,7 @@ def test_by_task_names_the_tasks_that_cannot_be_scored():
         (np.full((2,), 0.5), [0, 1], "do not fit"),
         (np.empty((0, 2)), np.empty(0, int), "do not fit"),
         (np.full((2, 2), 0.5), [0.0, 1.0], "class numbers"),
-        (np.array([[1, 0], [0, 1]]), [0, 1], "float"),
+        (np.array([["a", "b"], ["c", "d"]]), [0, 1], "float"),
         (np.array([[np.nan, 1.0], [0.5, 0.5]]), [0, 1], "1 of 2 responses"),
         (np.array([[3.0, -2.0], [0.5, 0.5]]), [0, 1], "softmax outputs, not logits"),
         (np.array([[2.0, 3.0], [0.5, 0.5]]), [0, 1], "softmax outputs, not logits"),

@@ -88,6 +88,14 @@ def test_channels_are_drawn_at_their_index(tmp_path):
     assert ax.get_ylim()[1] >= 6
 
 
+def test_many_layers_go_into_rows_with_scales_of_their_own():
+    zoo = similar_zoo(4, widths=[8] * 25 + [64] * 25)
+    axes = plot_channels(zoo, ["s0000", "s0001"]).axes
+    names = [t.get_text() for ax in axes for t in ax.get_xticklabels()]
+    assert len(axes) == 3 and names == [f"layer{i}" for i in range(50)]
+    assert axes[0].get_ylim()[1] < 10 < axes[2].get_ylim()[1]
+
+
 def test_widths_are_the_kept_shares():
     (ax,) = plot_widths(small(), ["s-one", "s-two"]).axes
     heights = [[bar.get_height() for bar in bars] for bars in ax.containers]
