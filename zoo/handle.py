@@ -144,6 +144,12 @@ class Zoo:
         """All base models, oldest first."""
         return [self._store.base(key) for key in self.snapshot().base_rows]
 
+    def tasks(self) -> list[Task]:
+        """All tasks, oldest first."""
+        from zoo import arrow
+
+        return [arrow.task_of(row) for row in self.snapshot().tasks.to_pylist()]
+
     def base(self, key: str | None = None) -> Base:
         """A base model by id, by the first characters of it (at least six), or by name.
 
