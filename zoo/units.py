@@ -79,13 +79,17 @@ def units_of(plan: Mapping[str, Any], packed: Packed, mode: str, per: str) -> li
     if per == "block" and not blocks:
         raise OptionError("per='block': the base's plan has no blocks", expected="per='axis' or per='layer'")
     for block, names in blocks.items():
-        depth = float(np.mean([plan["axes"][name]["depth"] for name in names]))
         of_kind: dict[str, dict[str, list[str]]] = {}
+        depths = []
         for name in names:
             axis = plan["axes"][name]
-            of_kind.setdefault(axis["kind"], {}).update(_writers(name, axis, mode))
+            pruned = {key: layers for key, layers in _writers(name, axis, mode).items() if not packed.whole(key)}
+            if pruned:
+                of_kind.setdefault(axis["kind"], {}).update(pruned)
+                depths.append(axis["depth"])
+        depth = float(np.mean(depths)) if depths else 0.0
         add(block, depth, "pooled", block, {key: layers for sets in of_kind.values() for key, layers in sets.items()})
-        for kind, sets in of_kind.items():
+        for kind, sets in of_kind.items() if len(of_kind) > 1 else ():
             add(f"{block} {kind}s", depth, kind, block, sets)
     if not units:
         raise EmptyZooError("the sub-networks keep every channel, so there is nothing to compare")

@@ -104,6 +104,9 @@ def test_blocks_of_a_vit():
     ]
     one = iou_by_depth(make_snapshot(joined, bases=[base_row(plan=make_plan([14]))]), groups=2, bootstrap=2)
     assert by_unit(study)["b.0"] == pytest.approx(by_unit(one)["a0"])
+    no_heads = [{**s, "channels": {a: k for a, k in s["channels"].items() if a in ("a1", "a3")}} for s in subs]
+    nodes = iou_by_depth(make_snapshot(no_heads, bases=[base_row(plan=plan)]), per="block", groups=2, bootstrap=2)
+    assert [(u.name, u.depth, u.n) for u in nodes.units] == [("b.0", 1.0, 10), ("b.1", 3.0, 10)], "one kind: not twice"
     with pytest.raises(errors.OptionError, match="no blocks"):
         iou_by_depth(similar_zoo(8), per="block")
 
