@@ -281,7 +281,10 @@ def _label(ax: "Axes", units: Sequence[Unit], per: str, y: str, title: str) -> N
     ax.set_title(title, fontsize=11)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if per == "block" and len(units) <= 16:
-        ax.set_xticks(range(len(units)), [str((unit.block or "").rpartition(".")[2]) for unit in units])
+        names_of = [unit.block or "" for unit in units]
+        short = [name.rpartition(".")[2] for name in names_of]
+        unique = len(set(short)) == len(short)
+        ax.set_xticks(range(len(units)), short if unique else names_of, rotation=0 if unique else 90)
 
 
 def _zero_based(ax: "Axes") -> None:
