@@ -206,8 +206,8 @@ def factor(expr: Expr, k: int) -> tuple[Expr, Expr]:
             if k == 1:
                 return product(outer_parts), product(expr.parts[i + 1 :])
         else:
-            outer, inner = factor(part, k)
-            return product([*outer_parts, outer]), product([inner, *expr.parts[i + 1 :]])
+            last, rest = factor(part, k)
+            return product([*outer_parts, last]), product([rest, *expr.parts[i + 1 :]])
     raise LayoutError(f"no cut of {n} entries at {k} groups")
 
 

@@ -86,6 +86,7 @@ class _Tracer(TorchDispatchMode):
         self._origin: dict[int, frozenset[str]] = {}
         self._feeding: set[str] = set()
         self._new: set[int] = set()
+        self._known = {id(tensor) for tensor in tensors.values()}
         for name, tensor in tensors.items():
             self.trace.layouts.fresh(tensor)
             if tensor.ndim > 1:
@@ -98,7 +99,8 @@ class _Tracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         outs, inputs = tensors_in(out), tensors_in((args, kwargs))
         self._alive += [*outs, *inputs]
-        name = "relu6" if name == "hardtanh" and tuple(args[1:2]) == (0,) else name
+        if name in ("hardtanh", "clamp") and args[1:] and args[1] == 0:
+            name = "relu6" if name == "hardtanh" else "clamp_min"
         try:
             rules.apply(self.trace.layouts, name, args, kwargs, out)
             if name in ("convolution", "_convolution"):
@@ -138,7 +140,9 @@ class _Tracer(TorchDispatchMode):
         for tensor in inputs:
             if id(tensor) in self._flow and id(tensor) not in self._new:
                 call, dim = self._flow.pop(id(tensor))
-                self._next_operation(name, call, dim, outs[0])
+                others = [t for t in inputs if t is not tensor]
+                own_bias = name == "add" and bool(others) and all(id(t) in self._known for t in others)
+                self._next_operation("alias" if own_bias else name, call, dim, outs[0])
         self._new.clear()
 
     def _next_operation(self, name: str, call: Call, dim: int, out: torch.Tensor) -> None:

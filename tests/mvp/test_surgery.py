@@ -166,7 +166,7 @@ def small_model() -> tuple[nn.Module, Plan]:
     return model, make_plan(model, verify=False)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_scatter_puts_the_kept_entries_back_and_nothing_else(data: st.DataObject) -> None:
     model, plan = small_model()
