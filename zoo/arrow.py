@@ -232,13 +232,22 @@ def _ragged(column: pa.ChunkedArray, dtype: str) -> list[list[tuple[str, np.ndar
     """A map<string, list<number>> column as one list of (key, array) a row, without a Python object a number."""
     out: list[list[tuple[str, np.ndarray]] | None] = []
     for chunk in column.chunks:
-        starts, keys, items = chunk.offsets.to_numpy(), chunk.keys.to_pylist(), chunk.items
-        inner, values = items.offsets.to_numpy(), items.values.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-        missing = chunk.is_null().to_pylist()
+        keys, items = chunk.keys.to_pylist(), chunk.items
+        if chunk.null_count or items.null_count or items.values.null_count:
+            # We never write one; what has one fails its check.
+            out += [None] * len(chunk)
+            continue
+        starts, inner = _numbers(chunk.offsets, "<i4"), _numbers(items.offsets, "<i4")
+        values = _numbers(items.values, dtype)
         for i in range(len(chunk)):
-            entries = [(keys[j], values[inner[j] : inner[j + 1]]) for j in range(starts[i], starts[i + 1])]
-            out.append(None if missing[i] else entries)
+            out.append([(keys[j], values[inner[j] : inner[j + 1]]) for j in range(starts[i], starts[i + 1])])
     return out
+
+
+def _numbers(array: pa.Array, dtype: str) -> np.ndarray:
+    """An Arrow array without nulls as numpy, from its buffer: `to_numpy` would import pandas."""
+    buffer = array.buffers()[1]
+    return np.frombuffer(buffer or b"", dtype=dtype)[array.offset : array.offset + len(array)]
 
 
 def task_of(row: Mapping[str, Any], *, seed: str = "seed") -> Task:
@@ -255,10 +264,14 @@ def base_of(row: Mapping[str, Any], weights: Tensors) -> Base:
     Raises:
         CorruptionError: The fields do not give the id that the row has.
     """
-    base = Base(
-        name=row["name"], num_classes=row["num_classes"], input=json.loads(row["input"]), plan=json.loads(row["plan"]),
-        weights=weights, weights_digest=row["weights_digest"], info=json.loads(row["info"]),
-    )  # fmt: skip
+    try:
+        base = Base(
+            name=row["name"], num_classes=row["num_classes"], input=json.loads(row["input"]),
+            plan=json.loads(row["plan"]), weights=weights, weights_digest=row["weights_digest"],
+            info=json.loads(row["info"]),
+        )  # fmt: skip
+    except (ValueError, TypeError) as error:
+        raise CorruptionError(f"bases: row {row['id']} holds something that is no JSON", got=error) from error
     return _same_id(base, row["id"], "base")
 
 
@@ -286,10 +299,9 @@ def subnetwork_of(row: Mapping[str, Any], base: Base, weights: Tensors, element_
             element_masks=element_masks, weights_digest=row["weights_digest"],
             created_at=row["created_at"].astimezone(UTC),
         )  # fmt: skip
-    except RecordError as error:
-        raise CorruptionError(
-            f"subnetworks: row {row['id']} contradicts itself or its base", problems=error.problems
-        ) from error
+    # RecordError is a ValueError; the others come from JSON that is not what it was, in this row or in the base's plan.
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptionError(f"subnetworks: row {row['id']} contradicts itself or its base", got=error) from error
     return _same_id(sub, row["id"], "sub-network")
 
 

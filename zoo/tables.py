@@ -104,7 +104,7 @@ class Table:
         """
         current = self._current()
         with delta(self.name):
-            names = pa.table(current.get_add_actions())["path"].to_pylist()
+            names = pa.RecordBatchReader.from_stream(current.get_add_actions()).read_all()["path"].to_pylist()
         for name in names:
             if not _FILE.fullmatch(name):
                 raise CorruptionError(f"{self.name}: the log names a file outside the table", got=repr(name)[:120])
@@ -118,7 +118,8 @@ class Table:
         """
         names = self.parts()
         self._loaded = {name: self.rows(name) for name in names}
-        empty = arrow.SCHEMAS[self.name].empty_table()
+        # Not `schema.empty_table()`: that imports pandas, which a reader has no need of.
+        empty = pa.Table.from_batches([], arrow.SCHEMAS[self.name])
         return pa.concat_tables([empty, *self._loaded.values()])
 
     def rows(self, part: str) -> pa.Table:
@@ -129,7 +130,7 @@ class Table:
         """The verified rows of one data file."""
         try:
             data = self.files.read(f"{self.name}/{part}")
-            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
+            table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
             schema = arrow.SCHEMAS[self.name]
             table = table.select(schema.names).cast(schema)
         except FileNotFoundError:

@@ -30,7 +30,7 @@ def blob_path(digest: str) -> str:
     Raises:
         CorruptionError: `digest` is not 64 hexadecimal digits; a damaged row must not name a path of its own.
     """
-    if not _DIGEST.fullmatch(digest):
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise CorruptionError("a weights digest is damaged", got=repr(digest)[:80], expected="64 hexadecimal digits")
     return f"weights/{digest[:2]}/{digest}.parquet"
 
@@ -83,7 +83,7 @@ def decode(data: bytes, digest: str) -> dict[str, np.ndarray]:
         CorruptionError: The bytes are no such Parquet file, or the tensors have another digest.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
         columns = [table[name].to_pylist() for name in _SCHEMA.names]
         tensors = {}
         for name, dtype, shape, raw in zip(*columns):

@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "zoo"))
 
-from store_fixtures import base, new_sub, z  # noqa: E402, F401
+from store_fixtures import base, empty, new_sub, z  # noqa: F401

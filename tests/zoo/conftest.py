@@ -6,4 +6,4 @@ from pathlib import Path
 # Helper modules of the tests are imported by name whatever pytest's import mode is.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from store_fixtures import base, new_sub, z  # noqa: E402, F401
+from store_fixtures import base, empty, new_sub, z  # noqa: F401

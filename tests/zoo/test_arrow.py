@@ -121,7 +121,7 @@ def test_column_groups_of_two_rows_cannot_be_swapped():
     a, b, _ = TABLES["subnetworks"].to_pylist()
     for row, other in ((a, b), (b, a)):
         sums, others = dict(row["checksums"]), dict(other["checksums"])
-        row["checksums"] = [("record", sums["record"]), ("channels", others["channels"]), ("measured", sums["measured"])]
+        row["checksums"] = list({**sums, "channels": others["channels"]}.items())
     a["channels"], b["channels"] = b["channels"], a["channels"]
     with pytest.raises(CorruptionError):
         arrow.check("subnetworks", pa.Table.from_pylist([a, b], schema=arrow.SCHEMAS["subnetworks"]))
@@ -161,3 +161,12 @@ def test_equal_scores():
     assert arrow.scores_equal(row(float("nan"), one), row(float("nan"), one))
     assert not arrow.scores_equal(row(float("nan"), one), row(float("nan"), 2 * one))
     assert not arrow.scores_equal(row(0.5, one), row(0.5))
+
+
+def test_maps_may_be_empty():
+    sub = make_sub(1, channels={}, weights={}, embeddings={}, metrics={}, options={})
+    table = arrow.to_table("subnetworks", [arrow.subnetwork_row(sub)])
+    arrow.check("subnetworks", table)
+    row = table.to_pylist()[0]
+    assert row["channels"] == [] and row["embeddings"] == [] and row["accuracy"] is None
+    assert arrow.subnetwork_of(row, sub.base, {}, {}) == sub

@@ -1,19 +1,29 @@
 """The command line: what each command prints, its JSON, and one clear line with exit code 2 on bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from factory import make_sub, make_tensors
 
 import zoo
 from zoo.cli import main
 
 
-@pytest.fixture
-def path(z, new_sub):
-    z.add_many([new_sub(i) for i in range(8)])
+@pytest.fixture(scope="module")
+def path(base, tmp_path_factory):
+    """A zoo that no test changes."""
+    z = zoo.open(tmp_path_factory.mktemp("cli") / "my.zoo")
+    z.add_many([make_sub(i, base=base) for i in range(8)])
     z.add_scores([zoo.Score(z.ids()[0], "t" * 64, "leep", -0.5)])
     return z.path
+
+
+@pytest.fixture
+def copy(path, tmp_path):
+    """A copy that a test may damage."""
+    return str(shutil.copytree(path, tmp_path / "copy.zoo"))
 
 
 def run(capsys, *arguments):
@@ -74,27 +84,28 @@ def test_sql(path, capsys):
     code, out, _ = run(capsys, "sql", path, query)
     assert code == 0 and "ifp" in out and "8" in out
     assert json.loads(run(capsys, "sql", path, query, "--json")[1]) == [{"producer": "ifp", "n": 8}]
-    code, out, _ = run(capsys, "sql", path, "select count(*) as n from subnetworks where producer = ?", "--param", "x", "--json")
-    assert json.loads(out) == [{"n": 0}]
-    assert json.loads(run(capsys, "sql", path, "select 'nan'::double as x, now()::timestamp as t", "--json")[1])[0]["x"] is None
+    query = "select count(*) as n from subnetworks where producer = ?"
+    assert json.loads(run(capsys, "sql", path, query, "--param", "x", "--json")[1]) == [{"n": 0}]
+    query = "select 'nan'::double as x, timestamp '2026-01-01' as t"
+    assert json.loads(run(capsys, "sql", path, query, "--json")[1]) == [{"x": None, "t": "2026-01-01T00:00:00"}]
 
 
-def test_verify(path, capsys):
-    assert run(capsys, "verify", path)[0] == 0
-    assert json.loads(run(capsys, "verify", path, "--json")[1])["ok"] is True
-    blob = next(Path(path).glob("weights/*/*.parquet"))
+def test_verify(copy, capsys):
+    assert run(capsys, "verify", copy)[0] == 0
+    assert json.loads(run(capsys, "verify", copy, "--json")[1])["ok"] is True
+    blob = next(Path(copy).glob("weights/*/*.parquet"))
     blob.write_bytes(blob.read_bytes()[:-5])
-    code, out, _ = run(capsys, "verify", path)
+    code, out, _ = run(capsys, "verify", copy)
     assert code == 1 and "DAMAGED" in out and blob.stem in out
-    code, out, _ = run(capsys, "verify", path, "--json")
+    code, out, _ = run(capsys, "verify", copy, "--json")
     assert code == 1 and len(json.loads(out)["problems"]) == 1
 
 
-def test_a_version_is_shown(path, capsys, new_sub):
-    z = zoo.open(path)
+def test_a_version_is_shown(copy, capsys, new_sub):
+    z = zoo.open(copy)
     token = z.version
     z.add(new_sub(77))
-    code, out, _ = run(capsys, "ls", path, "--version", token, "--json")
+    code, out, _ = run(capsys, "ls", copy, "--version", token, "--json")
     assert code == 0 and len(json.loads(out)) == 8
 
 
@@ -110,14 +121,15 @@ def test_reading_commands_write_nothing(path, capsys):
     [
         [], ["bogus"], ["ls"], ["ls", "{absent}"], ["ls", "{path}", "--limit", "-1"], ["ls", "{path}", "--nope"],
         ["show", "{path}", "zzzzzzz"], ["nearest", "{path}"], ["nearest", "{path}", "--labels", "onlyone"],
-        ["nearest", "{path}", "--labels", "dog,cat", "-k", "0"], ["nearest", "{path}", "--labels", "dog,cat", "--by", "x"],
+        ["nearest", "{path}", "--labels", "dog,cat", "-k", "0"],
+        ["nearest", "{path}", "--labels", "dog,cat", "--by", "x"],
         ["nearest", "{path}", "--labels", "qwzx,dog"], ["nearest", "{path}", "--like", "zzzzzzz"],
         ["nearest", "{path}", "--labels", "dog,cat", "--where", "nope = 1"],
         ["nearest", "{path}", "--like", "zzzzzzz", "--dataset", "x"],
         ["iou", "{path}", "--groups", "1"], ["iou", "{path}", "--out", "{absent}/x/y.png"],
         ["sql", "{path}", "drop table subnetworks"], ["sql", "{path}", "select error('stop')"], ["sql", "{path}"],
-        ["verify", "{absent}"], ["verify", "{path}", "--version", "b9-c9-s9-t9"], ["verify", "{path}", "--version", "x"],
-        ["verify", "{other}"],
+        ["verify", "{absent}"], ["verify", "{path}", "--version", "b9-c9-s9-t9"],
+        ["verify", "{path}", "--version", "x"], ["verify", "{other}"],
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(path, tmp_path, capsys, words):
@@ -143,8 +155,6 @@ def test_the_word_sample(path, capsys, monkeypatch):
 
 def test_text_with_control_codes_and_markup_is_only_text(z, new_sub, capsys):
     task = zoo.Task(labels=["[red]dog", "cat\x1b[2J"], synsets=["dog.n.01", "cat.n.01"], dataset="\x07")
-    from factory import make_tensors
-
     z.add(new_sub(task=task, weights=make_tensors(0, a0=4, a1=3, classes=2)))
     for words in (["ls"], ["show", z.ids()[0]], ["sql", "select labels from subnetworks"]):
         code, out, _ = run(capsys, words[0], z.path, *words[1:])

@@ -32,7 +32,8 @@ def test_an_empty_zoo_has_no_base(z):
 def test_nearest_passes_everything_on(full):
     task = zoo.Task(labels=["dog", "cat"], synsets=["dog.n.01", "cat.n.01"])
     found = full.nearest(task, k=3, producer="ifp", where="accuracy > 0.502")
-    allowed = {r[0] for r in full.sql("select id from subnetworks where producer = 'ifp' and accuracy > 0.502").fetchall()}
+    rows = full.sql("select id from subnetworks where producer = 'ifp' and accuracy > 0.502").fetchall()
+    allowed = {key for (key,) in rows}
     assert len(found) == 3 and set(found.id) <= allowed and list(found.score) == sorted(found.score, reverse=True)
     with pytest.raises(OptionError, match="where"):
         full.nearest(task, where="drop table subnetworks")
@@ -71,8 +72,10 @@ def test_the_handle_has_every_option_of_the_query_and_the_study():
     from zoo import depth, query
 
     for mine, theirs in ((zoo.Zoo.nearest, query.nearest), (zoo.Zoo.iou_by_depth, depth.iou_by_depth)):
-        own = {n: p.default for n, p in inspect.signature(mine).parameters.items() if n not in ("self", "where")}
-        other = {n: p.default for n, p in inspect.signature(theirs).parameters.items() if n not in ("snapshot", "allowed")}
+        own, other = ({n: p.default for n, p in inspect.signature(f).parameters.items()} for f in (mine, theirs))
+        for name in ("self", "where", "snapshot", "allowed"):
+            own.pop(name, None)
+            other.pop(name, None)
         assert own == other
 
 

@@ -5,14 +5,18 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+from factory import make_sub
 
+import zoo
 from zoo import sql
 from zoo.errors import OptionError
 
 
-@pytest.fixture
-def full(z, new_sub):
-    z.add_many([new_sub(i, producer="ifp" if i % 2 else "random") for i in range(6)])
+@pytest.fixture(scope="module")
+def full(base, tmp_path_factory):
+    """A zoo that no test changes."""
+    z = zoo.open(tmp_path_factory.mktemp("sql") / "my.zoo")
+    z.add_many([make_sub(i, base=base, producer="ifp" if i % 2 else "random") for i in range(6)])
     return z
 
 
@@ -21,8 +25,8 @@ def test_the_four_views(full):
     assert [(name, n, round(mean, 6)) for name, n, mean in found] == [("ifp", 3, 0.503), ("random", 3, 0.502)]
     for view, n in (("subnetworks", 6), ("tasks", 6), ("bases", 1), ("scores", 0)):
         assert full.sql(f"select count(*) from {view}").fetchall() == [(n,)]
-    names = {"id", "base_id", "task_id", "dataset", "labels", "synsets", "producer", "keep", "accuracy", "params", "macs",
-             "parents", "generation", "created_at"}  # fmt: skip
+    names = {"id", "base_id", "task_id", "dataset", "labels", "synsets", "producer", "keep", "accuracy", "params",
+             "macs", "parents", "generation", "created_at"}  # fmt: skip
     assert names <= set(full.sql("select * from subnetworks").columns)
 
 
@@ -109,14 +113,16 @@ def test_the_connection_itself_is_locked(full, tmp_path, text):
 
 def test_a_condition_gives_ids(full):
     snapshot = full.snapshot()
-    wanted = {row[0] for row in full.sql("select id from subnetworks where producer = 'ifp' and accuracy > 0.502").fetchall()}
+    rows = full.sql("select id from subnetworks where producer = 'ifp' and accuracy > 0.502").fetchall()
+    wanted = {key for (key,) in rows}
     assert sql.matching_ids(snapshot, "producer = 'ifp' and accuracy > 0.502") == wanted and len(wanted) == 2
     assert sql.matching_ids(snapshot, "false") == set() and len(sql.matching_ids(snapshot, "true")) == 6
 
 
 @pytest.mark.parametrize(
     "where",
-    ["nope = 1", "", "true) or (true", "true; drop view subnetworks", "1 union select 1", "select 1", None, "accuracy >",
+    ["nope = 1", "", "true) or (true", "true; drop view subnetworks", "1 union select 1", "select 1", None,
+     "accuracy >",
      "(select count(*) from read_csv('/etc/passwd')) > 0", "id in (select content from read_text('/etc/passwd'))"],
 )  # fmt: skip
 def test_what_is_no_condition(full, where):

@@ -307,7 +307,8 @@ def test_a_version_is_pinned_and_read_only(z, new_sub):
     old = zoo.open(z.path, version=token)
     assert old.ids() == [first] and old.version == token and old.read_only and zoo.open(z.path, token).ids() == [first]
     assert z.ids() == [second] and old.get(first).weights["fc.bias"].shape == (5,)
-    for write in (lambda: old.add(new_sub(2)), lambda: old.remove(first), old.compact, old.gc, lambda: old.add_scores([])):
+    adds = (lambda: old.add(new_sub(2)), lambda: old.add_scores([]))
+    for write in (*adds, lambda: old.remove(first), old.compact, old.gc):
         with pytest.raises(ReadOnlyError, match="pinned"):
             write()
 
@@ -359,11 +360,13 @@ def rows(z):
 
 def test_a_later_score_replaces_an_earlier_one(z, new_sub):
     key, task = z.add(new_sub()), "t" * 64
-    assert z.add_scores([zoo.Score(key, task, "leep", -0.5), zoo.Score(key, task, "latency_ms", 2.0, device="cpu")]) == 2
+    leep, latency = zoo.Score(key, task, "leep", -0.5), zoo.Score(key, task, "latency_ms", 2.0, device="cpu")
+    assert z.add_scores([leep, latency]) == 2
     before = state(z.path)
     assert z.add_scores([zoo.Score(key, task, "leep", -0.5)]) == 0 and z.add_scores([]) == 0
     assert state(z.path) == before
-    assert z.add_scores([zoo.Score(key, task, "leep", -0.25), zoo.Score(key, task, "latency_ms", 1.0, device="gpu")]) == 2
+    leep, latency = zoo.Score(key, task, "leep", -0.25), zoo.Score(key, task, "latency_ms", 1.0, device="gpu")
+    assert z.add_scores([leep, latency]) == 2
     assert sorted(rows(z)) == sorted(
         [(key, task, "leep", "", -0.25), (key, task, "latency_ms", "cpu", 2.0), (key, task, "latency_ms", "gpu", 1.0)]
     )

@@ -12,8 +12,8 @@ from zoo.weights import LazyTensors, blob_path, decode, encode, lazy
 TENSORS = {
     "conv.weight": np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32),
     "half": np.arange(5, dtype=np.float16), "scalar": np.array(7, np.int64), "empty": np.zeros((0, 3), np.float64),
-    "flags": np.array([True, False]), "big-endian": np.arange(3, dtype=">i4"), "name with \u00fc/../x": np.ones(1, np.uint8),
-    "transposed": np.arange(6.0).reshape(2, 3).T,
+    "flags": np.array([True, False]), "big-endian": np.arange(3, dtype=">i4"),
+    "name with \u00fc/../x": np.ones(1, np.uint8), "transposed": np.arange(6.0).reshape(2, 3).T,
 }  # fmt: skip
 
 
