@@ -1,4 +1,4 @@
-"""The command `mvp`: pretrain, prune, populate, vote, finetune, demo, producers. Reads top to bottom, one function each."""
+"""The command `mvp`: pretrain, prune, populate, vote, finetune, compare, demo, producers; one function each."""
 
 import argparse
 import json
@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0, or 2 after one clear line about bad input."""
     parser = _parser()
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if args.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         args.run(args)
     except ZooError as error:
@@ -34,8 +35,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text, epilog=f"example: {example}", formatter_class=argparse.RawTextHelpFormatter
-        )
+            name, help=text, description=text, epilog=f"example: {example}",
+            formatter_class=argparse.RawTextHelpFormatter,
+        )  # fmt: skip
         sub.set_defaults(run=run)
         return sub
 
@@ -45,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("base", help="registered architecture, e.g. resnet20")
     _data_options(sub)
-    sub.add_argument("--out", required=True, help="safetensors file to write; <out>.ckpt is kept for resuming")
+    sub.add_argument("--out", required=True, help="safetensors file to write; beside it a .ckpt is kept for resuming")
     sub.add_argument("--epochs", type=int, default=20)
     sub.add_argument("--lr", type=float, default=0.1)
     sub.add_argument("--batch-size", type=int, default=128)
@@ -64,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(
         "populate", _populate, "Prune a base for many tasks; a second start goes on where the first was stopped.",
-        "mvp populate my.zoo --base resnet20 --weights resnet20.safetensors --dataset cifar100 --root data/cifar100 \\\n"
-        "    --tasks 60 --draw related --keep 0.3 --option steps=300",
+        "mvp populate my.zoo --base resnet20 --weights resnet20.safetensors --dataset cifar100 \\\n"
+        "    --root data/cifar100 --tasks 60 --draw related --keep 0.3 --option steps=300",
     )  # fmt: skip
     _zoo_options(sub)
     _data_options(sub)
@@ -78,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument(
         "--shard", metavar="I/N",
-        help="only the I-th of N parts of the tasks (1/2, 2/2), for several processes on one zoo; the LEEP of all pairs is\n"
-        "then left to a last run without --shard",
+        help="only the I-th of N parts of the tasks (1/2, 2/2), for several processes on one zoo; the LEEP of all\n"
+        "pairs is then left to a last run without --shard",
     )  # fmt: skip
     _run_options(sub)
 
@@ -137,8 +139,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _zoo_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("zoo", help="folder of the zoo; made when it is absent")
-    sub.add_argument("--base", help="timm:NAME, torchvision:NAME or a registered name; the zoo's own when it has one")
+    sub.add_argument("zoo", help="folder of the zoo")
+    sub.add_argument(
+        "--base", help="a base of the zoo by name or id, else timm:NAME, torchvision:NAME or a registered name;\n"
+        "the zoo's own when it has one",
+    )  # fmt: skip
     sub.add_argument("--weights", help="weights file of the base, or 'published' to download them")
 
 
@@ -171,8 +176,9 @@ def _task_data(args: argparse.Namespace) -> "Data":
 def _base(args: argparse.Namespace, z: "Zoo") -> "Base":
     from mvp.bases import load_base
 
-    if args.base is None:
-        return z.base()
+    stored = [b for b in z.bases() if args.base and (args.base == b.name or b.id.startswith(args.base))]
+    if args.base is None or (stored and args.weights is None):
+        return z.base(args.base)
     return load_base(args.base, weights=True if args.weights == "published" else args.weights, seed=args.seed)
 
 
@@ -208,8 +214,9 @@ def _show(subs: "Sequence[SubNetwork]", title: str) -> None:
     for sub in subs:
         accuracy = "-" if sub.accuracy is None else f"{sub.accuracy:.3f}"
         table.add_row(
-            sub.id[:12], sub.producer, ", ".join(sub.task.labels), f"{sub.keep:g}", f"{sub.params:,}", f"{sub.macs:,}", accuracy
-        )
+            sub.id[:12], sub.producer, ", ".join(sub.task.labels), f"{sub.keep:g}", f"{sub.params:,}", f"{sub.macs:,}",
+            accuracy,
+        )  # fmt: skip
     Console().print(table)
 
 
@@ -228,10 +235,9 @@ def _prune(args: argparse.Namespace) -> None:
     import zoo
     from mvp.producers import prune
 
-    z = zoo.open(args.zoo)
-    data = _task_data(args)
+    options, data, z = _options(args), _task_data(args), zoo.open(args.zoo)
     sub = prune(
-        _base(args, z), data, producer=args.producer, keep=args.keep, seed=args.seed, device=args.device, **_options(args)
+        _base(args, z), data, producer=args.producer, keep=args.keep, seed=args.seed, device=args.device, **options
     )
     z.add(sub)
     _show([sub], f"added to {args.zoo}")
@@ -242,16 +248,21 @@ def _populate(args: argparse.Namespace) -> None:
     from mvp.data import draw_tasks
     from mvp.populate import draw_related, populate
 
-    z = zoo.open(args.zoo)
-    base, source = _base(args, z), _data(args)
+    options, (part, parts), source = _options(args), _shard(args.shard), _data(args)
     if args.draw == "related":
-        tasks = draw_related(source.labels, args.tasks, dataset=source.dataset, n_classes=args.n_classes, seed=args.seed)
+        tasks = draw_related(
+            source.labels, args.tasks, dataset=source.dataset, n_classes=args.n_classes, seed=args.seed
+        )
     else:
         tasks = draw_tasks(source.labels, args.tasks, n_classes=args.n_classes, seed=args.seed)
-    part, parts = _shard(args.shard)
+    tasks = tasks[part::parts]
+    if not tasks:
+        raise OptionError("no tasks to prune for", got=f"--tasks {args.tasks} --shard {args.shard or '1/1'}")
+    z = zoo.open(args.zoo)
+    base = _base(args, z)
     ids = populate(
-        z, base, source, tasks[part::parts], producer=args.producer, keep=args.keep, seed=args.seed,
-        leep=args.shard is None, device=args.device, **_options(args),
+        z, base, source, tasks, producer=args.producer, keep=args.keep, seed=args.seed, leep=args.shard is None,
+        device=args.device, **options,
     )  # fmt: skip
     accuracies = [sub.accuracy or 0.0 for sub in map(z.get, ids)]
     sys.stdout.write(
@@ -266,8 +277,7 @@ def _vote(args: argparse.Namespace) -> None:
     from mvp.score import score
     from mvp.vote import vote
 
-    z = zoo.open(args.zoo)
-    data = _task_data(args)
+    data, z = _task_data(args), zoo.open(args.zoo, create=False)
     base = _base(args, z)
     if args.by in ("leep", "prototype"):
         score(z, data, by=args.by, base=base.id, device=args.device)
@@ -282,7 +292,7 @@ def _finetune(args: argparse.Namespace) -> None:
     import zoo
     from mvp.finetune import finetune
 
-    z = zoo.open(args.zoo)
+    z = zoo.open(args.zoo, create=False)
     sub = z.get(args.id)
     trained = finetune(
         sub, _data(args).subset(sub.task.labels, seed=sub.task.seed), steps=args.steps, lr=args.lr, seed=args.seed,
@@ -346,8 +356,9 @@ def _producers(args: argparse.Namespace) -> None:
     table = Table("name", "removes", "needs", "paper", "options")
     for row in rows:
         table.add_row(
-            row["name"], row["kind"], row["needs"], row["paper"], ", ".join(f"{k}={v}" for k, v in row["options"].items())
-        )
+            row["name"], row["kind"], row["needs"], row["paper"],
+            ", ".join(f"{k}={v}" for k, v in row["options"].items()),
+        )  # fmt: skip
     Console().print(table)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from mvp.progress import bar
 from mvp.subnetwork import build
 from mvp.train import InputSpec, accuracy, pick_device, place
 from mvp.vote import vote_from
-from zoo.errors import OptionError
+from zoo.errors import EmptyZooError, OptionError
 from zoo.records import SubNetwork
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from zoo import Zoo
 
 RANDOM = "random"
+_MAY_VOTE = "generation = 0 and kind = 'structured' and mode = 'coupled' and init = 'pretrained'"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,16 @@ class Comparison:
         """Mean paired difference in accuracy (start - other) with its 95% bootstrap interval over tasks.
 
         Seeds of a task are averaged first: tasks are what is drawn, so tasks are what is resampled.
+
+        Raises:
+            OptionError: One of them was not measured after that many steps.
         """
+        measured = {(r.start, r.steps) for r in self.runs}
+        if missing := [s for s in (start, other) if (s, steps) not in measured]:
+            raise OptionError(
+                f"not measured after {steps} steps: {', '.join(missing)}",
+                expected="; ".join(f"{s} after {n}" for s, n in sorted(measured)),
+            )  # fmt: skip
         table = self.to_pandas()
         table = table[table.steps == steps].pivot_table(index="task", columns="start", values="accuracy")
         gaps = (table[start] - table[other]).to_numpy()
@@ -108,7 +119,7 @@ class Comparison:
         ax = figure.add_subplot()
         table = self.to_pandas()
         colours = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#999999", "#CC79A7", "#D55E00"]
-        for colour, start in zip(colours, dict.fromkeys(table.start)):
+        for start, colour in zip(dict.fromkeys(table.start), cycle(colours)):
             rows = table[table.start == start].groupby(["task", "steps"]).accuracy.mean().groupby("steps")
             mean, error = rows.mean() * 100, (rows.std() / np.sqrt(rows.count())).fillna(0) * 100
             style = {"marker": "o"} if len(mean) > 1 else {"marker": "s", "linestyle": "none"}
@@ -137,10 +148,11 @@ def compare(
     device: str | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Fine-tunes each start on each held-out task with each seed, batch 128, one cosine schedule to the last of `steps`.
+    """Fine-tunes each start on each held-out task with each seed, batch 128, one cosine schedule to the last of
+    `steps`.
 
-    The starts keep the same number of channels on every axis and train on the same batches. Sub-networks of the zoo with the
-    task's own classes are left out.
+    The starts keep the same number of channels on every axis and train on the same batches. Sub-networks of the zoo
+    with the task's own classes are left out.
 
     Args:
         z: The zoo; LEEP scores of the tasks must be stored for by="leep" (`mvp.score`).
@@ -159,8 +171,11 @@ def compare(
         OptionError: No tasks, steps or seeds.
         EmptyZooError: Fewer candidates than voters.
     """
-    if not tasks or not steps or not seeds or min(steps) < 1:
-        raise OptionError("nothing to compare", expected="at least one task, one number of steps >= 1 and one seed")
+    voters = [*nearest, *farthest]
+    if not tasks or not steps or not seeds or not voters or min(steps) < 1 or min(voters) < 1:
+        raise OptionError(
+            "nothing to compare", expected="a task, a seed, a number of steps >= 1 and a number of voters >= 1, or more"
+        )
     chosen, where = z.base(base), pick_device(device)
     runs: list[Run] = []
     best = []
@@ -168,7 +183,12 @@ def compare(
     with bar(progress=progress) as shown:
         line = shown.add_task("compare", total=len(tasks) * per_task)
         for t, data in enumerate(tasks):
-            ranked = z.nearest(data.task, k=None, by=by, base=chosen.id, where="generation = 0").id
+            ranked = z.nearest(data.task, k=None, by=by, base=chosen.id, where=_MAY_VOTE).id
+            if len(ranked) < max(voters):
+                raise EmptyZooError(
+                    f"{len(ranked)} tasks of the zoo may vote for {', '.join(data.labels)}",
+                    expected=f"{max(voters)} or more",
+                )
             for seed in seeds:
                 starts = {f"nearest {k}": _voted(z, ranked[:k], data, seed) for k in nearest}
                 starts |= {f"farthest {k}": _voted(z, ranked[-k:], data, seed) for k in farthest}

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mvp.data import Data
+from mvp.masks import apply_masks
 from mvp.progress import track
 from mvp.subnetwork import build, export
-from mvp.masks import apply_masks
 from mvp.train import InputSpec, accuracy, batches, derive_seed, pick_device, place, step
 from zoo.errors import BaseMismatchError, DataError, OptionError
 from zoo.records import Base, SubNetwork
@@ -33,9 +34,17 @@ def make_optimizer(
     """
     if is_transformer(base):
         decay = 0.05 if weight_decay is None else weight_decay
-        return torch.optim.AdamW(model.parameters(), lr=lr or 2e-4, weight_decay=decay)
+        return torch.optim.AdamW(model.parameters(), lr=2e-4 if lr is None else lr, weight_decay=decay)
     decay = 5e-4 if weight_decay is None else weight_decay
-    return torch.optim.SGD(model.parameters(), lr=lr or 0.01, momentum=0.9, weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), lr=0.01 if lr is None else lr, momentum=0.9, weight_decay=decay)
+
+
+@contextmanager
+def seeded_noise(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout and stochastic depth draw from torch's global generator: seeds it, and puts it back as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(seed, "noise"))
+        yield
 
 
 def check_data(data: Data, base: Base) -> None:
@@ -78,16 +87,19 @@ def finetune(
         progress: Show a progress bar when the output is a terminal.
 
     Returns:
-        The same sub-network with trained weights and `metrics["accuracy"]` measured on the test split. Producer, parents
-        and generation stay; the fine-tuning is recorded under `options["finetune"]`.
+        The same sub-network with trained weights and `metrics["accuracy"]` measured on the test split. Producer,
+        parents and generation stay; the fine-tuning is recorded under `options["finetune"]`.
 
     Raises:
         BaseMismatchError: The data's task is not the sub-network's.
         DataError: Too few images.
-        OptionError: steps or batch_size out of range.
+        OptionError: steps, batch_size, lr or weight_decay out of range.
     """
     if steps < 0 or batch_size < 2:
-        raise OptionError(f"cannot fine-tune for {steps} steps of {batch_size} images", expected="steps >= 0, batch >= 2")
+        got = f"{steps} steps of {batch_size} images"
+        raise OptionError("cannot fine-tune", got=got, expected="at least 0 and 2")
+    if (lr or 0) < 0 or (weight_decay or 0) < 0:
+        raise OptionError("cannot fine-tune", got=f"lr {lr}, weight_decay {weight_decay}", expected="0 or more")
     if data.task.labels != sub.task.labels:
         raise BaseMismatchError(
             "the data is of another task than the sub-network", got=", ".join(data.task.labels),
@@ -134,10 +146,10 @@ def run_steps(
     keep_masked: tuple[Any, Mapping[str, np.ndarray]] | None = None,
     after: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """`steps` optimiser steps, cosine to 0; returns the last loss. Batches depend on `seed` alone.
+    """`steps` optimiser steps, cosine to 0; returns the last loss. Batches and dropout depend on `seed` alone.
 
-    `keep_masked` (plan, sets) holds removed units at zero in mode "independent"; `after` is called with the number of steps
-    done after each.
+    `keep_masked` (plan, sets) holds removed units at zero in mode "independent"; `after` is called after each step
+    with the number of steps done.
     """
     model.train()
     for group in optimizer.param_groups:
@@ -147,14 +159,15 @@ def run_steps(
         device=device,
     )  # fmt: skip
     loss = torch.zeros((), device=device)
-    for i in track(range(steps), "fine-tune", progress=progress):
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * i / steps)) / 2
-        loss = step(model, optimizer, *next(stream))
-        if keep_masked is not None:
-            apply_masks(model, *keep_masked)
-        if after is not None:
-            after(i + 1)
-            model.train()
+    with seeded_noise(seed, device):
+        for i in track(range(steps), "fine-tune", progress=progress):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * i / steps)) / 2
+            loss = step(model, optimizer, *next(stream))
+            if keep_masked is not None:
+                apply_masks(model, *keep_masked)
+            if after is not None:
+                after(i + 1)
+                model.train()
     model.eval()
     return loss

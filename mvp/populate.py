@@ -17,6 +17,8 @@ from zoo.records import Base
 if TYPE_CHECKING:
     from zoo import Zoo
 
+_MISSES = 1000  # draws in a row that were all there already, before more different ones are given up
+
 
 def populate(
     z: "Zoo",
@@ -34,8 +36,8 @@ def populate(
 ) -> list[str]:
     """Prunes the base for every task, adds each sub-network as soon as it is made, ends with the LEEP of all pairs.
 
-    Killed and started again with the same arguments it goes on: a task whose sub-network (same base, producer, options, keep
-    and seed) is in the zoo is not pruned again.
+    Killed and started again with the same arguments it goes on: a task whose sub-network (same base, producer,
+    options, keep and seed) is in the zoo is not pruned again.
 
     Args:
         z: A writable zoo.
@@ -77,15 +79,14 @@ def populate(
 
 def _finished(z: "Zoo", base: Base, member: Producer, keep: float, seed: int) -> dict[str, str]:
     """{task id: sub-network id} of what an earlier run of the same options left."""
-    wanted = {k: v for k, v in dataclasses.asdict(member).items() if v is not None}  # type: ignore[call-overload]
+    wanted = json.loads(json.dumps(dataclasses.asdict(member)))  # type: ignore[call-overload]
     rows = z.sql(
-        "select task_id, id, options from subnetworks where base_id = ? and producer = ? and keep = ? and seed = ?",
+        "select task_id, id, options from subnetworks where base_id = ? and producer = ? and keep = ? and seed = ? "
+        "order by created_at desc, id desc",
         [base.id, member.name, keep, seed],
     ).fetchall()
-    return {
-        task: i for task, i, stored in rows
-        if all(json.loads(stored).get(k) == json.loads(json.dumps(v)) for k, v in wanted.items())
-    }  # fmt: skip
+    # Equal as a whole: one that was fine-tuned later says so in its options, and is another sub-network.
+    return {task: i for task, i, stored in rows if json.loads(stored) == wanted}
 
 
 def draw_related(
@@ -93,9 +94,9 @@ def draw_related(
 ) -> list[tuple[str, ...]]:
     """Tasks whose similarities spread: random ones alone hardly share anything (5 of 100 classes).
 
-    In turn, by thirds of `n_tasks`: random tasks; families, an anchor and relatives that share n_classes - 1, ..., 1 classes
-    with it; WordNet neighbourhoods, a random class with classes drawn from the 2 (n_classes - 1) nearest to it by wup.
-    No class set comes twice.
+    In turn, by thirds of `n_tasks`: random tasks; families, an anchor and relatives that share n_classes - 1, ..., 1
+    classes with it; WordNet neighbourhoods, a random class with classes drawn from the 2 (n_classes - 1) nearest to it
+    by wup. No class set comes twice.
 
     Args:
         labels: Classes to draw from; those without a synset take no part in neighbourhoods.
@@ -108,7 +109,8 @@ def draw_related(
         One tuple of labels a task.
 
     Raises:
-        OptionError: Fewer labels than neighbourhoods and families need (three times `n_classes`).
+        OptionError: Fewer labels than families need (three times `n_classes`) or with a synset than neighbourhoods need
+            (2 n_classes - 1), or not so many different tasks of a kind.
     """
     from zoo import labels as zoo_labels
     from zoo import wordnet
@@ -119,10 +121,21 @@ def draw_related(
     tasks = draw_tasks(labels, n_tasks - 2 * (n_tasks // 3), n_classes=n_classes, seed=seed)
     seen = {frozenset(t) for t in tasks}
 
+    misses = 0
+
     def keep(task: Sequence[str]) -> None:
+        nonlocal misses
         if frozenset(task) not in seen:
             seen.add(frozenset(task))
             tasks.append(tuple(task))
+            misses = 0
+            return
+        misses += 1
+        if misses == _MISSES:
+            raise OptionError(
+                f"cannot draw {n_tasks} different related tasks of {n_classes} from {len(labels)} labels",
+                got=f"{len(tasks)} tasks", hint="Ask for fewer tasks.",
+            )  # fmt: skip
 
     n_families = len(tasks) + n_tasks // 3
     while len(tasks) < n_families:
@@ -134,6 +147,11 @@ def draw_related(
                 common = list(rng.choice(anchor, shared, replace=False))
                 keep([str(x) for x in common + list(rng.choice(rest, n_classes - shared, replace=False))])
     mapped = [r for r in zoo_labels.resolve(list(labels), dataset=dataset) if r.wnid]
+    if len(tasks) < n_tasks and len(mapped) < 2 * n_classes - 1:
+        raise OptionError(
+            f"{len(mapped)} of {len(labels)} labels have a synset", expected=f"{2 * n_classes - 1} for neighbourhoods",
+            hint="Draw the tasks at random instead, or give the data set whose table of synsets fits.",
+        )  # fmt: skip
     wup = wordnet.wup_matrix([r.wnid for r in mapped], [r.wnid for r in mapped])
     while len(tasks) < n_tasks:
         centre = int(rng.integers(len(mapped)))

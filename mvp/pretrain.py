@@ -3,16 +3,16 @@
 import json
 import logging
 import math
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from mvp.data import Data
+from mvp.finetune import seeded_noise
 from mvp.nets import REGISTERED
 from mvp.progress import bar
-from mvp.train import InputSpec, accuracy, batches, crop_flip_cutout, pick_device, place, step
+from mvp.train import InputSpec, accuracy, batches, crop_flip_cutout, derive_seed, pick_device, place, step
 from zoo.errors import OptionError
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,9 @@ def pretrain(
 ) -> float:
     """Trains a registered base from scratch: SGD with Nesterov momentum 0.9, cosine to 0, crop, flip and cutout.
 
-    Resumes from `<out>.ckpt` when it is there and was written with the same options; epoch e's order and augmentation
-    depend on (seed, e) alone, so a resumed run sees the batches that an uninterrupted one would.
+    Resumes from `out` with the suffix .ckpt when it is there and was written with the same options; epoch e's order
+    and augmentation (and dropout) depend on (seed, e) alone, so a resumed run ends with the weights of an
+    uninterrupted one.
 
     Args:
         name: A registered architecture ("resnet20").
@@ -50,22 +51,32 @@ def pretrain(
 
     Returns:
         Test accuracy in 0..1.
+
+    Raises:
+        OptionError: An unknown architecture, epochs, lr or batch_size out of range, or a checkpoint of other options.
     """
     if name not in REGISTERED:
         raise OptionError(f"no registered base {name!r}", expected=", ".join(sorted(REGISTERED)))
+    if epochs < 1 or batch_size < 2 or lr <= 0:
+        raise OptionError(
+            "cannot pre-train", got=f"epochs {epochs}, batch_size {batch_size}, lr {lr}",
+            expected="epochs >= 1, batch_size >= 2, lr > 0",
+        )  # fmt: skip
     where, out = pick_device(device), Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     pixels = data.train_images[:: max(1, len(data.train_images) // 10_000)].double() / 255
     spec = InputSpec(
         tuple(data.train_images.shape[-2:]),
         tuple(round(v, 4) for v in pixels.mean((0, 2, 3)).tolist()),
         tuple(round(v, 4) for v in pixels.std((0, 2, 3)).tolist()),
     )
-    options = dict(
-        base=name, dataset=data.dataset, classes=len(data.labels), images=len(data.train_images), epochs=epochs, lr=lr,
-        batch_size=batch_size, weight_decay=weight_decay, seed=seed,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    model = place(REGISTERED[name](len(data.labels)), where)
+    options = {
+        "base": name, "dataset": data.dataset, "classes": len(data.labels), "images": len(data.train_images),
+        "epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "seed": seed,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = place(REGISTERED[name](len(data.labels)), where)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True)
     steps_per_epoch = math.ceil(len(data.train_images) / batch_size) - (len(data.train_images) % batch_size == 1)
     checkpoint, first = out.with_suffix(".ckpt"), 0
@@ -89,18 +100,19 @@ def pretrain(
         for epoch in range(first, epochs):
             model.train()
             total = torch.zeros((), device=where)
-            for i in range(steps_per_epoch):
-                done = (epoch * steps_per_epoch + i) / (epochs * steps_per_epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
-                total += step(model, optimizer, *next(stream))
-                shown.advance(line)
+            with seeded_noise(derive_seed(seed, epoch), where):
+                for i in range(steps_per_epoch):
+                    done = (epoch * steps_per_epoch + i) / (epochs * steps_per_epoch)
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
+                    total += step(model, optimizer, *next(stream))
+                    shown.advance(line)
             top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
             log.info("epoch %d/%d: loss %.3f, test %.4f", epoch + 1, epochs, float(total) / steps_per_epoch, top1)
             shown.update(line, description=f"pretrain, test {top1:.3f}")
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
             torch.save(state | {"options": json.dumps(options)}, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
     if first == epochs:
         top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
     input_spec = {"size": [3, *spec.size], "mean": list(spec.mean), "std": list(spec.std)}
@@ -110,5 +122,5 @@ def pretrain(
     }  # fmt: skip
     tensors = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
     save_file(tensors, out.with_suffix(".tmp"), metadata=metadata)
-    os.replace(out.with_suffix(".tmp"), out)
+    out.with_suffix(".tmp").replace(out)
     return top1

@@ -1,6 +1,6 @@
 """Progress bars: off when the output is no terminal, silenced by `progress=False`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -18,11 +18,10 @@ def bar(*, progress: bool = True) -> Progress:
     )  # fmt: skip
 
 
-def track(items: Sequence[T] | range, what: str, *, progress: bool = True) -> Iterator[T]:
+def track(items: Sequence[T], what: str, *, progress: bool = True) -> Iterator[T]:
     """Iterates with a bar."""
     with bar(progress=progress) as shown:
         line = shown.add_task(what, total=len(items))
-        iterable: Iterable[T] = items  # type: ignore[assignment]
-        for item in iterable:
+        for item in items:
             yield item
             shown.advance(line)

@@ -48,42 +48,41 @@ def score(
         progress: Show a progress bar when the output is a terminal.
 
     Returns:
-        Number of rows written; what is stored already is not run again when all images are used.
+        Number of rows written; LEEP that is stored already is not computed again when all images are used.
 
     Raises:
         OptionError: A measure that needs no forward pass, or is unknown.
         BaseMismatchError: The zoo has several bases and none is named.
     """
+    if by not in ("leep", "prototype"):
+        raise OptionError(f"nothing to compute for {by!r}", expected="leep or prototype")
     chosen = z.base(base)
     check_data(data, chosen)
     if images is not None:
         data = data.sample(images, seed=seed)
     if by == "prototype":
         vector = embed(chosen, data, device=device)
-        z.add_scores([Score(chosen.id, data.task.id, "prototype", vector=vector)])
-        return 1
-    if by != "leep":
-        raise OptionError(f"nothing to compute for {by!r}", expected="leep or prototype")
+        return z.add_scores([Score(chosen.id, data.task.id, "prototype", vector=vector)])
     ids = _candidates(z, chosen, where)
     if images is None:
         have = _scored(z)
         ids = [i for i in ids if (i, data.task.id) not in have]
     spec, run_on = InputSpec.of(dict(chosen.input)), pick_device(device)
-    # Normalised once for all candidates; on a GPU they stay there.
+    # Moved once for all candidates.
     inputs = data.train_images.to(run_on)
     labels = data.train_labels.numpy()
     rows = []
     for i in track(ids, "LEEP", progress=progress):
         theta = responses(z.get(i), inputs, spec, device=run_on)
         rows.append(Score(i, data.task.id, "leep", leep(theta, labels)))
-    z.add_scores(rows)
-    return len(rows)
+    return z.add_scores(rows)
 
 
 def score_pairs(
     z: "Zoo", source: Data, *, base: str | None = None, device: str | None = None, progress: bool = True
 ) -> int:
-    """LEEP of every stored sub-network on every stored task of one data set: each sub-network runs once, not once a pair.
+    """LEEP of every stored sub-network on every stored task of one data set: each sub-network runs once, not once a
+    pair.
 
     Args:
         z: A writable zoo.
@@ -114,8 +113,9 @@ def score_pairs(
         theta = responses(z.get(i), images, spec, device=run_on)
         values = leep_by_task(theta, labels, [classes[t] for t in missing])
         # One commit a sub-network: a killed run goes on where it stopped.
-        z.add_scores([Score(i, tasks[t].id, "leep", float(v)) for t, v in zip(missing, values, strict=True)])
-        written += len(missing)
+        written += z.add_scores(
+            [Score(i, tasks[t].id, "leep", float(v)) for t, v in zip(missing, values, strict=True)]
+        )
     return written
 
 
@@ -138,8 +138,8 @@ def responses(sub: SubNetwork, images: Tensor, spec: InputSpec, *, device: torch
 def embed(base: Base, data: Data, *, device: str | None = None) -> np.ndarray:
     """A task's embedding: the mean of its classes' prototypes in the base's feature space, float32, unit length.
 
-    No paper defines a task embedding; this is the mean over classes of `prototypes`, so it does not depend on the order of
-    the labels nor on how many images each class has.
+    No paper defines a task embedding; this is the mean over classes of `prototypes`, so it does not depend on the
+    order of the labels nor on how many images each class has.
     """
     return combine(prototypes(base, data, device=device))
 
@@ -151,7 +151,8 @@ def combine(class_prototypes: np.ndarray) -> np.ndarray:
 
 
 def prototypes(base: Base, data: Data, *, device: str | None = None, progress: bool = False) -> np.ndarray:
-    """Class prototypes (Snell et al. 2017): the mean, unit-length input of the base's head over a class's training images.
+    """Class prototypes (Snell et al. 2017): the mean, unit-length input of the base's head over a class's training
+    images.
 
     Returns:
         float32, shape (classes, d), each row of unit length.

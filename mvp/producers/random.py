@@ -9,7 +9,7 @@ from mvp.data import Data
 from mvp.plan import keep_counts
 from mvp.producers import check_keep
 from mvp.subnetwork import export, task_model
-from mvp.train import InputSpec, accuracy, derive_seed, pick_device
+from mvp.train import InputSpec, accuracy, derive_seed, pick_device, place
 from zoo.records import Base, SubNetwork
 
 
@@ -18,7 +18,8 @@ class RandomChannels:
     """Keeps a uniformly random set of max(1, round(keep n)) channels of every axis, with the pre-trained weights.
 
     Source: MVP (Zhao et al.), section 5.2, "Random pruning": the same number of filters as MVP, sampled at random from
-    the pre-trained model. It trains nothing; fine-tune the result.
+    the pre-trained model. It trains nothing; fine-tune the result. The draw depends on seed and task, so that the
+    tasks of one zoo overlap by chance alone.
     """
 
     name: ClassVar[str] = "random"
@@ -31,10 +32,10 @@ class RandomChannels:
     ) -> SubNetwork:
         """See `Producer.prune`; the accuracy recorded is that of the untrained head."""
         check_keep(keep)
-        channels = random_channels(base, keep, seed)
-        model = task_model(base, len(data.labels), channels=channels, seed=seed)
+        channels = random_channels(base, keep, derive_seed(seed, data.task.id))
         where = pick_device(device)
-        top1 = accuracy(model.to(where), data.test_images, data.test_labels, InputSpec.of(dict(base.input)), device=where)
+        model = place(task_model(base, len(data.labels), channels=channels, seed=seed), where)
+        top1 = accuracy(model, data.test_images, data.test_labels, InputSpec.of(dict(base.input)), device=where)
         return export(
             model, base, data.task, channels, producer=self.name, keep=keep, seed=seed, options=asdict(self),
             metrics={"accuracy": top1},
@@ -44,6 +45,6 @@ class RandomChannels:
 def random_channels(base: Base, keep: float, seed: int) -> dict[str, np.ndarray]:
     """A uniformly random channel set of every prunable axis; each axis has its own stream of the seed."""
     return {
-        axis: np.sort(np.random.default_rng(derive_seed(seed, axis)).choice(base.plan["axes"][axis]["n"], n, replace=False))
-        for axis, n in keep_counts(base.plan, keep).items()
+        axis: np.sort(np.random.default_rng(derive_seed(seed, axis)).choice(base.plan["axes"][axis]["n"], n,
+        replace=False)) for axis, n in keep_counts(base.plan, keep).items()
     }
