@@ -6,8 +6,10 @@ A crash leaves at most files that nothing names. Reading pins the tables in the 
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from zoo import arrow
@@ -206,7 +208,7 @@ class Store:
             for name, table in rows.items():
                 if len(table):
                     self.tables[name].append(table)
-            self.compact(threshold=SMALL_FILES)
+                    self._tidy(name)
             return ids
 
     def add_scores(self, scores: Iterable[Score]) -> int:
@@ -240,7 +242,7 @@ class Store:
             new = [r for k, r in rows.items() if k not in stored or not arrow.scores_equal(r, stored[k])]
             if new:
                 self.tables["scores"].append(arrow.to_table("scores", new))
-                self.compact(threshold=SMALL_FILES)
+                self._tidy("scores")
             return len(new)
 
     def remove(self, key: str) -> str:
@@ -264,27 +266,26 @@ class Store:
             )
             return key
 
-    def compact(self, *, threshold: int = 1) -> None:
-        """Merge each table that has more than `threshold` files into one, dropping rows that readers do not see."""
+    def compact(self) -> None:
+        """Merge each table's files into one, dropping rows that readers do not see.
+
+        Raises:
+            ConflictError: Other writers won every retry.
+        """
         self.check_writable()
         with self._lock:
             for name, table in self.tables.items():
                 table.refresh()
-                if len(table.parts()) > threshold:
-                    self._compact(table, bound(order, name), give_up=threshold > 1)
+                if len(table.parts()) > 1:
+                    table.rewrite(partial(order, name), table.parts)
 
-    def _compact(self, table: Table, change: Callable[[Any], Any], *, give_up: bool) -> None:
-        try:
-            table.rewrite(change, table.parts)
-        except ConflictError:
-            # Behind an add this is only housekeeping: the add is done, and the next writer tries again.
-            if not give_up:
-                raise
-
-
-def bound(function: Callable[[str, Any], Any], name: str) -> Callable[[Any], Any]:
-    """A function with its first argument given."""
-    return lambda rows: function(name, rows)
+    def _tidy(self, name: str) -> None:
+        """Behind an add: merge small files where there are many of them."""
+        table = self.tables[name]
+        if len(table.small_parts()) > SMALL_FILES:
+            # The add is done, and the next writer tries again.
+            with suppress(ConflictError):
+                table.rewrite(partial(order, name), table.small_parts)
 
 
 def _identity(sub: SubNetwork) -> str:

@@ -27,6 +27,8 @@ RETRIES = 12
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 1.0
 CHECKED_AT_OPEN = 100
+# Larger files are only merged when somebody asks: each merge leaves its old files to older versions.
+SMALL_BYTES = 1 << 20
 # Names of data files that we or another Delta writer give; a log entry with a path of another form is not followed.
 _FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.parquet")
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "100"}
@@ -86,7 +88,8 @@ class Table:
                 if self._pinned is not None and self._pinned > (newest := DeltaTable(self.uri).version()):
                     raise NotFoundError(f"{self.name} has no version {self._pinned} yet", expected=f"0 to {newest}")
                 self._delta = DeltaTable(self.uri, version=self._pinned)
-            elif self._pinned is None:
+            elif self._pinned is None and self.files.exists(log_name(self.name, self._delta.version() + 1)):
+                # Versions have no gaps, so without that file nothing is newer: one look instead of Delta's listing.
                 self._delta.update_incremental()
             version = self._delta.version()
         # Everything older is `zoo verify`'s: an open must not get slower with every add.
@@ -96,19 +99,28 @@ class Table:
         self._checked = version
         return version
 
-    def parts(self) -> list[str]:
-        """Names of the data files of the version last refreshed to, sorted.
+    def sizes(self) -> dict[str, int]:
+        """The data files of the version last refreshed to: {name: size in bytes}, sorted by name.
 
         Raises:
             CorruptionError: The log names a file that no Delta writer would write.
         """
         current = self._current()
         with delta(self.name):
-            names = pa.RecordBatchReader.from_stream(current.get_add_actions()).read_all()["path"].to_pylist()
+            actions = pa.RecordBatchReader.from_stream(current.get_add_actions()).read_all()
+        names = actions["path"].to_pylist()
         for name in names:
             if not _FILE.fullmatch(name):
                 raise CorruptionError(f"{self.name}: the log names a file outside the table", got=repr(name)[:120])
-        return sorted(names)
+        return dict(sorted(zip(names, actions["size_bytes"].to_pylist())))
+
+    def parts(self) -> list[str]:
+        """Names of the data files of the version last refreshed to, sorted."""
+        return list(self.sizes())
+
+    def small_parts(self) -> list[str]:
+        """Those that are small enough to be merged behind an add."""
+        return [name for name, size in self.sizes().items() if size < SMALL_BYTES]
 
     def load(self) -> pa.Table:
         """All rows of the version last refreshed to, every checksum verified, in no special order.

@@ -47,7 +47,9 @@ def test_kill_nine_during_adds(z):
         assert all(sub.weights["fc.bias"].shape == (len(sub.task.labels),) for sub in z)
     assert len(acknowledged) >= 5
     upkeep.gc(z._store, grace_s=0)
-    assert z.verify().ok and not z.verify().notes and acknowledged <= set(z.ids())
+    # Rows that a kill left without a log entry stay as long as the versions do; nothing else is left over.
+    assert z.verify().ok and all("no log entry" in note for note in z.verify().notes)
+    assert acknowledged <= set(z.ids())
 
 
 def test_a_killed_creation_can_be_taken_up(tmp_path):
