@@ -3,7 +3,7 @@
 import json
 
 from zoo.errors import CorruptionError, FormatError, NotAZooError
-from zoo.files import Files
+from zoo.files import TEMPORARY, Files
 from zoo.records import FORMAT
 from zoo.snapshot import WRITE_ORDER
 from zoo.tables import Table
@@ -48,7 +48,11 @@ def open_folder(files: Files, *, create: bool) -> None:
 
 def _create(files: Files, create: bool) -> None:
     """Tables first, marker last: a folder with nothing but our tables is a creation cut short, which goes on."""
-    found = files.names()
+    # Another process may be making it in this moment, or have been killed at it.
+    found = [name for name in files.names() if not name.startswith(TEMPORARY)]
+    if MARKER in found:
+        open_folder(files, create=create)
+        return
     if set(found) - set(WRITE_ORDER):
         raise NotAZooError(
             f"{files.uri} is not empty and is no zoo", got=", ".join(found[:5]),

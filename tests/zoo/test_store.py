@@ -1,5 +1,6 @@
 """The store: layout, add, get, versions, remove, scores, compaction, gc, verify; what bad input leaves behind."""
 
+import contextlib
 import json
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ from factory import PLAN, make_base, make_sub, make_task, make_tensors
 import zoo
 from zoo import arrow, upkeep
 from zoo.errors import (
+    ConflictError,
     CorruptionError,
     FormatError,
     NotAZooError,
@@ -447,6 +449,30 @@ def test_many_small_files_are_compacted_by_themselves(z, new_sub):
         z.add_scores([zoo.Score(z.ids()[0], f"t{i}", "leep", -0.5)])
     assert len(z._store.tables["scores"].parts()) < 10
     assert len(z.snapshot().scores) == SMALL_FILES + 3
+
+
+def test_a_table_of_more_than_a_hundred_versions(z, new_sub):
+    """Beyond Delta's checkpoint: the oldest versions stay readable, and a damaged checkpoint gives no wrong rows."""
+    key = z.add(new_sub())
+    z.add_scores([zoo.Score(key, "first", "leep", -1.0)])
+    token = z.version
+    for i in range(102):
+        z._store.tables["scores"].append(arrow.to_table("scores", [score_row(key, i)]))
+    right = z.snapshot().scores
+    (checkpoint,) = Path(z.path).glob("scores/_delta_log/*.checkpoint.parquet")
+    assert len(right) == 103 and len(zoo.open(z.path).snapshot().scores) == 103 and z.verify().ok
+    assert len(zoo.open(z.path, version=token).snapshot().scores) == 1
+    good = checkpoint.read_bytes()
+    for n in range(0, len(good), len(good) // 12):
+        checkpoint.write_bytes(good[:n] + bytes([good[n] ^ 4]) + good[n + 1 :])
+        with contextlib.suppress(CorruptionError, ConflictError):
+            assert zoo.open(z.path).snapshot().scores == right
+
+
+def score_row(key, i):
+    return arrow.score_row(
+        zoo.Score(key, f"t{i}", "leep", -1.0), datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=i)
+    )
 
 
 def test_gc_deletes_what_nothing_needs(z, new_sub):
