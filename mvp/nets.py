@@ -1,4 +1,4 @@
-"""The registered base architectures: the CIFAR-sized networks the papers prune, built from torchvision's and timm's parts.
+"""The registered base architectures: the CIFAR-sized networks of the papers, from torchvision's and timm's parts.
 
 Each factory takes `num_classes` and returns a plain `nn.Module` for 32 x 32 RGB images.
 """
@@ -19,9 +19,7 @@ class _BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -53,6 +51,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (n, 3, 32, 32) to logits (n, classes)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
@@ -113,7 +112,7 @@ def vgg19(num_classes: int) -> nn.Module:
 
 
 def mobilenet_v2(num_classes: int) -> nn.Module:
-    """MobileNetV2 with the stem and the stages 2 and 4 at stride 1 (LcP's CIFAR variant): 265.69M MACs, 8 x 8 at the end."""
+    """MobileNetV2, stem and stages 2 and 4 at stride 1 (LcP's CIFAR variant): 265.69M MACs, 8 x 8 at the end."""
     stages = [
         [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 1], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1],
     ]  # fmt: skip

@@ -57,8 +57,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def memory_format(device: torch.device) -> torch.memory_format:
     """channels_last on CUDA, contiguous on the CPU.
 
-    On a CPU without AVX-512, oneDNN's channels_last convolutions write out of bounds in the backward pass when the channel
-    count is no multiple of 8, as in slim networks (measured with torch 2.15: the process aborts), and are no faster there.
+    On a CPU without AVX-512, oneDNN's channels_last convolutions write out of bounds in the backward pass when the
+    channel count is no multiple of 8, as in slim networks (measured with torch 2.15: the process aborts).
     """
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 

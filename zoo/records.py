@@ -210,7 +210,9 @@ class SubNetwork:
         if not 0 < self.keep <= 1:
             problems.append(f"keep: got {self.keep}, expected a ratio in (0, 1]")
         problems += [
-            f"metrics[{k!r}]: got {v}, expected a finite number" for k, v in self.metrics.items() if not math.isfinite(v)
+            f"metrics[{k!r}]: got {v}, expected a finite number"
+            for k, v in self.metrics.items()
+            if not math.isfinite(v)
         ]
         problems += [
             f"embeddings[{k!r}]: holds values that are not finite"
@@ -265,9 +267,7 @@ class SubNetwork:
         return hash(self.id)
 
 
-def _channel_set(
-    key: str, kept: np.ndarray, axes: Mapping[str, Any], mode: str
-) -> tuple[np.ndarray, list[str]]:
+def _channel_set(key: str, kept: np.ndarray, axes: Mapping[str, Any], mode: str) -> tuple[np.ndarray, list[str]]:
     axis, _, layer = str(key).partition("@")
     if axis not in axes:
         return kept, [f"channels[{key!r}]: the base's plan has no axis {axis!r}"]
@@ -281,7 +281,9 @@ def _channel_set(
     if kept.dtype.kind not in "iu":
         return kept, [f"channels[{key!r}]: got dtype {kept.dtype}, expected integers"]
     if int(kept.min()) < 0 or int(kept.max()) >= n:
-        return kept, [f"channels[{key!r}]: index {int(kept.max() if kept.max() >= n else kept.min())} outside 0..{n - 1}"]
+        return kept, [
+            f"channels[{key!r}]: index {int(kept.max() if kept.max() >= n else kept.min())} outside 0..{n - 1}"
+        ]
     if len(np.unique(kept)) != len(kept):
         return kept, [f"channels[{key!r}]: {len(kept) - len(np.unique(kept))} index(es) given more than once"]
     array = np.sort(kept).astype(np.int32)
