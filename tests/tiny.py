@@ -1,8 +1,10 @@
 """Tiny bases and tiny separable data: a producer, a fine-tuning or a populate run on them takes milliseconds."""
 
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -43,13 +45,19 @@ def _vit(num_classes: int) -> nn.Module:
     )
 
 
-for _name, _factory in {
-    "tests-cnn": TinyCNN,
-    "tests-dropout": lambda num_classes: TinyCNN(num_classes, 0.5),
-    "tests-vit": _vit,
-}.items():
-    if _name not in REGISTERED:
-        register(_name, _factory)
+FACTORIES: dict[str, Callable[[int], nn.Module]] = {
+    "tests-cnn": TinyCNN, "tests-dropout": lambda num_classes: TinyCNN(num_classes, 0.5), "tests-vit": _vit,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    """Import it into a test module: the tiny architectures are registered while the module's tests run."""
+    for name, factory in FACTORIES.items():
+        register(name, factory)
+    yield
+    for name in FACTORIES:
+        del REGISTERED[name]
 
 
 @cache

@@ -17,6 +17,7 @@ from mvp.subnetwork import cost, task_model
 from mvp.surgery import masked, scatter
 from mvp.train import accuracy
 from tests import tiny
+from tests.tiny import registered  # noqa: F401
 from zoo.errors import OptionError
 
 # Options that make a run on the tiny data take well under a second; {} where the defaults do.

@@ -16,6 +16,7 @@ from mvp.subnetwork import task_model
 from mvp.surgery import masked, shrink
 from mvp.train import batches, step
 from tests import tiny
+from tests.tiny import registered  # noqa: F401
 from zoo.errors import DataError, OptionError
 
 module = import_module("mvp.producers.ifp")  # `mvp.producers` as an attribute is the function

@@ -5,6 +5,7 @@ from mvp.plan import keep_counts, prunable
 from mvp.producers import prune
 from mvp.producers.random import RandomChannels, random_channels
 from tests import tiny
+from tests.tiny import registered  # noqa: F401
 from zoo.channels import random_floor
 from zoo.errors import OptionError
 
