@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from zoo import arrow
 from zoo.errors import EmptyZooError, OptionError
 from zoo.records import Base, Score, SubNetwork, Task
 from zoo.store import Store
@@ -139,6 +140,10 @@ class Zoo:
     def ids(self) -> list[str]:
         """Ids of all sub-networks, oldest first."""
         return list(self.snapshot().rows)
+
+    def tasks(self) -> list[Task]:
+        """All tasks, oldest first; those of removed sub-networks too."""
+        return [arrow.task_of(row) for row in self.snapshot().tasks.to_pylist()]
 
     def bases(self) -> list[Base]:
         """All base models, oldest first."""

@@ -12,6 +12,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from zoo import arrow
 from zoo.checks import check_subnetwork
 from zoo.deltalog import check_process
@@ -237,7 +240,10 @@ class Store:
                 newest = snapshot.scores["created_at"][-1].as_py()
                 now = max(now, newest + timedelta(microseconds=1))
             key = ("source", "target", "measure", "device")
-            stored = {tuple(row[k] for k in key): row for row in snapshot.scores.drop_columns(["checksum"]).to_pylist()}
+            # Only rows of these sources: a zoo has a score for every pair, a call adds those of a few.
+            mine = pc.is_in(snapshot.scores["source"], pa.array(sorted({s.source for s in batch}), pa.string()))
+            same = snapshot.scores.filter(mine).select([*key, "value", "vector"])
+            stored = {tuple(row[k] for k in key): row for row in same.to_pylist()}
             rows = {tuple(row[k] for k in key): row for row in (arrow.score_row(s, now) for s in batch)}
             new = [r for k, r in rows.items() if k not in stored or not arrow.scores_equal(r, stored[k])]
             if new:
@@ -254,8 +260,6 @@ class Store:
         Raises:
             NotFoundError: There is none of that id or prefix.
         """
-        import pyarrow.compute as pc
-
         self.check_writable()
         with self._lock:
             key = self.snapshot().find(key)

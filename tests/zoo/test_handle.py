@@ -22,6 +22,10 @@ def test_what_it_says_about_itself(full):
     assert full.ids()[0] in full and "nope" not in full
 
 
+def test_tasks_come_back_as_records(full):
+    assert set(full.tasks()) == {sub.task for sub in full} and len(full.tasks()) == 8
+
+
 def test_an_empty_zoo_has_no_base(z):
     with pytest.raises(EmptyZooError):
         z.base()
