@@ -141,10 +141,6 @@ class Zoo:
         """Ids of all sub-networks, oldest first."""
         return list(self.snapshot().rows)
 
-    def tasks(self) -> list[Task]:
-        """All tasks, oldest first; those of removed sub-networks too."""
-        return [arrow.task_of(row) for row in self.snapshot().tasks.to_pylist()]
-
     def bases(self) -> list[Base]:
         """All base models, oldest first."""
         return [self._store.base(key) for key in self.snapshot().base_rows]

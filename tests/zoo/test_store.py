@@ -1,10 +1,8 @@
 """The store: layout, add, get, versions, remove, scores, compaction, gc, verify; what bad input leaves behind."""
 
-import contextlib
 import json
 import time
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +10,7 @@ import pytest
 from factory import PLAN, make_base, make_sub, make_task, make_tensors
 
 import zoo
-from zoo import arrow, upkeep
 from zoo.errors import (
-    ConflictError,
     CorruptionError,
     FormatError,
     NotAZooError,
@@ -23,8 +19,6 @@ from zoo.errors import (
     ReadOnlyError,
     RecordError,
 )
-from zoo.snapshot import order
-from zoo.store import SMALL_FILES
 
 
 def state(path) -> dict[str, int]:
@@ -224,80 +218,6 @@ def test_several_bases_are_fine_and_named(z, new_sub):
     assert z.base(make_base(1).id[:10]) == make_base(1)
 
 
-# Bad input
-
-HEAD = {"fc.weight": (5, 11), "fc.bias": (5,)}
-
-
-def tensors(**changes):
-    found = {**make_tensors(0, a0=4, a1=3, classes=5), **{k.replace("__", "."): v for k, v in changes.items()}}
-    return {k: v for k, v in found.items() if v is not None}
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"weights": tensors(fc__bias=np.zeros(10, np.float32))}, r"'fc.bias'\]: shape \(10,\), expected \(5,\)"),
-        ({"weights": tensors(conv1__weight=np.zeros((8, 3, 3, 3), np.float32))}, r"expected \(4, 3, 3, 3\)"),
-        ({"weights": tensors(attn__weight=np.zeros((8, 6), np.float32))}, r"expected \(8, 3\)"),
-        ({"weights": tensors(bn1__num_batches_tracked=np.zeros(2))}, r"shape \(2,\), expected \(\)"),
-        ({"weights": tensors(conv1__weight=None)}, "'conv1.weight'.: missing"),
-        ({"weights": tensors(bogus=np.zeros(1))}, "'bogus'.: the base has no such tensor"),
-        ({"weights": tensors(fc__bias=np.array(["a"] * 5))}, "expected booleans, integers or floats"),
-        ({"channels": {"a2": [0, 1]}, "weights": make_tensors(0, classes=5)}, "cannot be pruned: its width is fixed"),
-        ({"options": {"f": print}}, "JSON"),
-        ({"options": {3: "x"}}, "JSON"),
-        ({"macs": 2**65}, "does not fit"),
-        ({"producer": "\udcff"}, "does not fit"),
-        ({"weights_digest": "0" * 64}, "do not have the digest"),
-        ({"weights": tensors(fc__bias=np.full(5, np.nan, np.float32)), "weights_digest": "0" * 64}, "NaN"),
-    ],
-)
-def test_bad_input_is_one_clear_error_and_leaves_no_trace(z, new_sub, change, says):
-    before = state(z.path)
-    with pytest.raises(RecordError, match=says):
-        z.add(new_sub(**change))
-    with pytest.raises(RecordError, match=says):
-        z.add_many([new_sub(1), new_sub(**change)])
-    assert state(z.path) == before and z.verify().ok and len(z) == 0
-
-
-def test_everything_that_is_wrong_is_listed_at_once(z, new_sub):
-    bad = tensors(fc__bias=np.zeros(3, np.float32), conv1__weight=None, extra=np.zeros(1))
-    with pytest.raises(RecordError) as caught:
-        z.add(new_sub(weights=bad))
-    assert len(caught.value.problems) == 3
-
-
-@pytest.mark.parametrize("thing", [None, "id", {"a": 1}, make_base()])
-def test_only_sub_networks_are_added(z, thing):
-    with pytest.raises(RecordError, match="only sub-networks"):
-        z.add(thing)
-
-
-def test_a_base_whose_tensors_are_not_those_of_its_digest(z, new_sub):
-    forged = make_base(weights=make_tensors(3), weights_digest=make_base().weights_digest)
-    before = state(z.path)
-    with pytest.raises(RecordError, match="base fake"):
-        z.add(new_sub(base=forged))
-    assert state(z.path) == before
-
-
-def test_independent_sub_networks_keep_the_full_size(z, new_sub):
-    full = make_tensors(9, classes=5)
-    sub = new_sub(mode="independent", channels={"a0@conv1": [1, 2]}, weights=full)
-    assert z.get(z.add(sub)).channels["a0@conv1"].tolist() == [1, 2]
-    with pytest.raises(RecordError, match="expected"):
-        z.add(new_sub(mode="independent", channels={"a0@conv1": [1, 3]}))
-
-
-def test_tensors_of_removed_blocks_may_be_missing(z, new_sub):
-    without = tensors(conv2__weight=None)
-    with pytest.raises(RecordError, match="missing"):
-        z.add(new_sub(weights=without))
-    assert z.add(new_sub(weights=without, removed_blocks=("conv2",))) in z
-
-
 # Versions
 
 
@@ -404,129 +324,6 @@ def test_scores_of_something_unknown_are_refused(z, new_sub):
     with pytest.raises(RecordError, match="nobody"):
         z.add_scores([zoo.Score(key, "t", "leep", -1.0), zoo.Score("nobody", "t", "leep", -1.0)])
     assert state(z.path) == before
-
-
-# Order, compaction, upkeep
-
-
-def test_rows_are_in_order_and_the_earliest_of_an_id_stays():
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    subs = [make_sub(i, created_at=at + timedelta(seconds=s)) for i, s in ((0, 5), (1, 1), (2, 1), (3, 9), (1, 0))]
-    table = order("subnetworks", arrow.to_table("subnetworks", [arrow.subnetwork_row(s) for s in subs]))
-    times, ids = table["created_at"].to_pylist(), table["id"].to_pylist()
-    assert ids == [subs[4].id, subs[2].id, subs[0].id, subs[3].id] and times == sorted(times)
-    arrow.check("subnetworks", table)
-
-
-def test_two_processes_that_add_the_same_record(z, new_sub):
-    """Both looked before either had written: the rows are there twice, readers see one."""
-    sub = new_sub()
-    key = z.add(sub)
-    table = z._store.tables["subnetworks"]
-    table.append(arrow.to_table("subnetworks", [arrow.subnetwork_row(replace(sub, metrics={"accuracy": 0.01}))]))
-    table.append(arrow.to_table("subnetworks", [arrow.subnetwork_row(sub)]))
-    again = zoo.open(z.path)
-    assert again.ids() == [key] and again.verify().ok
-    again.compact()
-    assert again.ids() == [key] and len(again._store.tables["subnetworks"].load()) == 1
-
-
-def test_compaction_keeps_rows_and_versions(z, new_sub):
-    for i in range(5):
-        z.add(new_sub(i))
-    token, ids = z.version, z.ids()
-    z.compact()
-    assert z.ids() == ids and z.version != token and zoo.open(z.path, version=token).ids() == ids
-    assert all(len(table.parts()) == 1 for name, table in z._store.tables.items() if name != "scores")
-    before = z.version
-    z.compact()
-    assert z.version == before and z.verify().ok
-
-
-def test_many_small_files_are_compacted_by_themselves(z, new_sub):
-    z.add(new_sub())
-    for i in range(SMALL_FILES + 3):
-        z.add_scores([zoo.Score(z.ids()[0], f"t{i}", "leep", -0.5)])
-    assert len(z._store.tables["scores"].parts()) < 10
-    assert len(z.snapshot().scores) == SMALL_FILES + 3
-
-
-def test_a_table_of_more_than_a_hundred_versions(z, new_sub):
-    """Beyond Delta's checkpoint: the oldest versions stay readable, and a damaged checkpoint gives no wrong rows."""
-    key = z.add(new_sub())
-    z.add_scores([zoo.Score(key, "first", "leep", -1.0)])
-    token = z.version
-    for i in range(102):
-        z._store.tables["scores"].append(arrow.to_table("scores", [score_row(key, i)]))
-    right = z.snapshot().scores
-    (checkpoint,) = Path(z.path).glob("scores/_delta_log/*.checkpoint.parquet")
-    assert len(right) == 103 and len(zoo.open(z.path).snapshot().scores) == 103 and z.verify().ok
-    assert len(zoo.open(z.path, version=token).snapshot().scores) == 1
-    good = checkpoint.read_bytes()
-    for n in range(0, len(good), len(good) // 12):
-        checkpoint.write_bytes(good[:n] + bytes([good[n] ^ 4]) + good[n + 1 :])
-        with contextlib.suppress(CorruptionError, ConflictError):
-            assert zoo.open(z.path).snapshot().scores == right
-
-
-def score_row(key, i):
-    return arrow.score_row(
-        zoo.Score(key, f"t{i}", "leep", -1.0), datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=i)
-    )
-
-
-def test_gc_deletes_what_nothing_needs(z, new_sub):
-    keys = [z.add(new_sub(i)) for i in range(3)]
-    token = z.version
-    z.compact()
-    z.remove(keys[0])
-    stray = Path(z.path) / "weights" / "aa" / f"{'a' * 64}.parquet"
-    stray.parent.mkdir(exist_ok=True)
-    stray.write_bytes(b"left by a writer that was killed")
-    (Path(z.path) / "weights" / "aa" / ".tmp-0123").write_bytes(b"x")
-    report = z.verify()
-    assert report.ok and any("belong to nothing" in note for note in report.notes) and len(report.notes) == 2
-    assert z.gc().files == 0, "everything is young"
-    upkeep.gc(z._store, grace_s=0)
-    assert not stray.exists() and not z.verify().notes
-    assert zoo.open(z.path, version=token).get(keys[0]).weights["fc.bias"].shape == (5,)
-    freed = upkeep.gc(z._store, retention_days=0, grace_s=0)
-    assert freed.files >= 5 and freed.size_bytes > 0 and z.verify().ok and len(z) == 2
-    assert all(sub.weights["fc.bias"].shape == (5,) for sub in z) and len(blobs(z.path)) == 3
-    with pytest.raises(CorruptionError, match="retention"):
-        zoo.open(z.path, version=token).ids()
-
-
-def test_gc_keeps_named_versions(z, new_sub):
-    keys = [z.add(new_sub(i)) for i in range(2)]
-    token = z.version
-    z.remove(keys[0])
-    upkeep.gc(z._store, retention_days=0, grace_s=0, keep=[token])
-    old = zoo.open(z.path, version=token)
-    assert set(old.ids()) == set(keys) and old.get(keys[0]).weights["fc.bias"].shape == (5,)
-    for bad in ({"keep": ["x"]}, {"retention_days": -1}):
-        with pytest.raises(OptionError):
-            z.gc(**bad)
-
-
-def test_repair_drops_what_is_lost(z, new_sub):
-    keys = [z.add(new_sub(i)) for i in range(3)]
-    lost = z._store.tables["subnetworks"].parts()[1]
-    (Path(z.path) / "subnetworks" / lost).unlink()
-    with pytest.raises(CorruptionError, match="verify"):
-        zoo.open(z.path).ids()
-    again = zoo.open(z.path)
-    assert not again.verify().ok and again.repair() == [f"subnetworks/{lost}"]
-    assert len(again.ids()) == 2 and set(again.ids()) < set(keys) and again.verify().ok and again.repair() == []
-
-
-def test_an_old_handle_goes_on_while_another_compacts(z, new_sub):
-    other = zoo.open(z.path)
-    keys = [z.add(new_sub(i)) for i in range(2)]
-    assert len(other) == 2
-    z.compact()
-    keys.append(other.add(new_sub(5)))
-    assert set(z.ids()) == set(keys)
 
 
 def test_created_at_travels_in_microseconds(z, new_sub):
