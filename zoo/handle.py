@@ -1,7 +1,7 @@
 """`Zoo`, the handle that `zoo.open` returns: each call takes one snapshot and passes it on."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo import arrow
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zoo.neighbours import Neighbours
     from zoo.snapshot import Snapshot
     from zoo.sql import Parameters
-    from zoo.study import Study
+    from zoo.study import Against, Study
     from zoo.upkeep import Freed, Report
 
 
@@ -146,9 +146,7 @@ class Zoo:
         return [self._store.base(key) for key in self.snapshot().base_rows]
 
     def tasks(self) -> list[Task]:
-        """All tasks, oldest first."""
-        from zoo import arrow
-
+        """All tasks, oldest first; those of removed sub-networks too."""
         return [arrow.task_of(row) for row in self.snapshot().tasks.to_pylist()]
 
     def base(self, key: str | None = None) -> Base:
@@ -289,6 +287,37 @@ class Zoo:
             self.snapshot(), by=by, groups=groups, binning=binning, per=per, base=base, mode=mode, producer=producer,
             keep=keep, generation=generation, ids=ids, exclude=exclude, how=how, bootstrap=bootstrap, seed=seed,
         )  # fmt: skip
+
+    def iou_against(
+        self,
+        ids: "Collection[str] | Mapping[str, Collection[str]]",
+        reference: "str | Collection[str]" = "same_task",
+        *,
+        producer: str | None = None,
+        per: str = "axis",
+        bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> "Against":
+        """IoU of some sub-networks with reference ones, by depth: voted against random ones (MVP, Fig. 7).
+
+        See `zoo.depth.iou_against`.
+
+        Args:
+            ids: Ids, or {name of the line: ids}: {"voted": [...], "random": [...]}.
+            reference: "same_task": the pruned sub-networks with the same classes; or ids.
+            producer: Only references of this producer.
+            per: "axis" | "layer" | "block".
+            bootstrap: Resamples for the 95% intervals.
+            seed: Of the resampling.
+
+        Raises:
+            MixtureError, EmptyZooError, NotFoundError: See `zoo.depth.iou_against`.
+        """
+        from zoo import depth
+
+        return depth.iou_against(
+            self.snapshot(), ids, reference, producer=producer, per=per, bootstrap=bootstrap, seed=seed
+        )
 
     def plot_channels(
         self,
