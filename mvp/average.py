@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mvp.plan import kept_indices
+from mvp.plan import kept_indices, prunable
 from zoo.errors import OptionError
 from zoo.records import Base, SubNetwork
 
@@ -17,20 +17,20 @@ def average_weights(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """The slim weights for `channels`, each entry averaged over the voters; the head is left to the caller.
 
-    Algorithm 1 initialises filter k with the average of its parameters over the voters that keep it. The paper does not say
-    what happens where their input channels differ (M1). "present_mean": each entry (k, c) is averaged over the voters that
-    keep both. "zero_fill" and "pretrained_fill": over the voters that keep k, with zero or the pre-trained weight where one
-    has no c. Entries held by nobody take the pre-trained weight (M2). Norm parameters and running statistics are averaged
-    the same way (M3).
+    Algorithm 1 initialises filter k with the average of its parameters over the voters that keep it. The paper does not
+    say what happens where their input channels differ (M1). "present_mean": each entry (k, c) is averaged over the
+    voters that keep both. "zero_fill" and "pretrained_fill": over the voters that keep k, with zero or the pre-trained
+    weight where one has no c. Entries held by nobody take the pre-trained weight (M2). Norm parameters and running
+    statistics are averaged the same way (M3).
 
     Args:
         voters: Sub-networks of one base, mode "coupled".
-        channels: The channels to keep, {axis: indices}.
+        channels: The channels to keep, {axis: ascending indices}.
         how: See above.
 
     Returns:
-        ({name: array of the slim shape and the base's dtype}, {"vote/fallback_share": share of entries that nobody held,
-        and the same per axis: over the parameters that the axis's layers write}).
+        ({name: array of the slim shape and the base's dtype}, {"vote/fallback_share": share of entries that nobody
+        held, and the same per prunable axis, over the parameters of the layers that write it}).
 
     Raises:
         OptionError: An unknown `how`.
@@ -49,16 +49,15 @@ def average_weights(
         if full.dtype.kind != "f":
             weights[name] = pretrained
             continue
+        # Only the dimension that a layer sums over is filled: a unit that a voter lacks stays absent.
+        filled = None if how == "present_mean" else base.plan["consumers"].get(name)
         total, count = np.zeros(pretrained.shape), np.zeros(pretrained.shape, dtype=np.int64)
         for voter, (to, source) in zip(voters, held, strict=True):
-            if how == "present_mean" or not to:
-                total[np.ix_(*to)] += np.asarray(voter.weights[name])[np.ix_(*source)]
-                count[np.ix_(*to)] += 1
-            else:
-                own = np.zeros(pretrained.shape) if how == "zero_fill" else pretrained.astype(np.float64)
-                own[np.ix_(*to)] = np.asarray(voter.weights[name])[np.ix_(*source)]
-                total[to[0]] += own[to[0]]
-                count[to[0]] += 1
+            own = np.zeros(pretrained.shape) if how == "zero_fill" else pretrained.astype(np.float64)
+            own[np.ix_(*to)] = np.asarray(voter.weights[name])[np.ix_(*source)]
+            present = np.ix_(*(np.arange(own.shape[d]) if d == filled else at for d, at in enumerate(to)))
+            total[present] += own[present]
+            count[present] += 1
         mean = np.divide(total, count, out=pretrained.astype(np.float64), where=count > 0)
         weights[name] = mean.astype(full.dtype)
         missing[name] = (int((count == 0).sum()), count.size)
@@ -105,10 +104,8 @@ def _fallback_shares(base: Base, missing: Mapping[str, tuple[int, int]]) -> dict
         return sum(missing[n][0] for n in names) / entries if entries else 0.0
 
     shares = {"vote/fallback_share": share(list(missing))}
-    for axis, info in base.plan["axes"].items():
-        if info.get("unsupported"):
-            continue
-        layers = {w["layer"] for w in info["writers"]}
+    for axis in prunable(base.plan):
+        layers = {w["layer"] for w in base.plan["axes"][axis]["writers"]}
         shares[f"vote/fallback_share/{axis}"] = share([n for n in missing if n.rpartition(".")[0] in layers])
     return shares
 

@@ -1,9 +1,11 @@
-"""Base models by name: "timm:...", "torchvision:..." or a registered architecture, with their weights, input spec and plan."""
+"""Base models by name: "timm:...", "torchvision:..." or a registered one, with their weights, input spec and plan."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from zoo.records import Base
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CIFAR = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
+_SAVE = "Save one with torch.save(model.state_dict(), path)."
 
 
 def register(name: str, factory: Callable[[int], nn.Module]) -> None:
@@ -38,7 +41,7 @@ def create(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Modul
     """Builds the architecture; its weights are random unless `pretrained`.
 
     Raises:
-        OptionError: No such architecture; lists close names.
+        OptionError: No such architecture (lists close names), or no published weights for it and so many classes.
     """
     source, _, rest = name.partition(":")
     if source == "timm" and rest:
@@ -54,6 +57,8 @@ def create(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Modul
             raise OptionError(f"torchvision has no model {rest!r}", hint=_close(rest, models.list_models()))
         if not pretrained:
             return models.get_model(rest, num_classes=num_classes)
+        if num_classes != 1000:
+            raise OptionError(f"{name}: no published weights for {num_classes} classes", expected="1000")
         return models.get_model(rest, weights="DEFAULT")
     if name not in REGISTERED:
         raise OptionError(
@@ -91,27 +96,30 @@ def load_base(
 
     Args:
         name: "timm:resnet18", "torchvision:resnet50" or a registered name ("resnet20").
-        weights: A state dict or a file of one (.safetensors, or .pth read with `weights_only`); True for the published
-            weights (downloads); None for random ones.
+        weights: A state dict (tensors or arrays) or a file of one (.safetensors, or .pth read with `weights_only`);
+            True for the published weights (downloads); None for random ones.
         num_classes: Outputs; read from the weights when they are given, else the architecture's own default.
-        input: {"size": [3, H, W], "mean": [...], "std": [...]}; from the file's metadata or the model's own
-            configuration when None, else CIFAR's for registered names and ImageNet's otherwise.
+        input: {"size": [3, H, W], "mean": [...], "std": [...]}, mean and std of pixels in 0..1. What is left out comes
+            from the file's metadata, else from the model's own configuration, else CIFAR's for registered names and
+            ImageNet's otherwise.
         plan: A plan made before, to skip the tracing.
         seed: Seed of random weights.
 
     Raises:
-        OptionError: No such architecture.
+        OptionError: No such architecture, or an input spec of another form.
         BaseMismatchError: The weights do not fit the architecture; lists what is missing, unexpected or misshapen.
-        DataError: No such file.
+        DataError: No such file, or it holds no state dict.
     """
+    if any(key not in ("size", "mean", "std") or len(value) != 3 for key, value in (input or {}).items()):
+        raise OptionError("input spec", got=dict(input or {}), expected="size [3, H, W], mean [r, g, b], std [r, g, b]")
     info: dict[str, Any] = {}
     state: dict[str, Tensor] | None = None
     if isinstance(weights, (str, Path)):
         state, metadata = _read_weights(Path(weights))
-        input = input or json.loads(metadata.pop("input", "null"))
+        input = {**json.loads(metadata.pop("input", "{}")), **(input or {})}
         info = {k: json.loads(v) for k, v in metadata.items() if k in ("options", "accuracy", "labels")}
     elif isinstance(weights, Mapping):
-        state = dict(weights)
+        state = {k: v if isinstance(v, Tensor) else torch.from_numpy(np.array(v)) for k, v in weights.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if num_classes is None and state is not None:
@@ -120,7 +128,7 @@ def load_base(
     if state is not None:
         _load(model, state, name)
     num_classes = num_classes or _default_classes(name)
-    input = dict(input or _input_spec(name, model))
+    input = {**_input_spec(name, model), **(input or {})}
     tensors = {k: v.detach().cpu().numpy().copy() for k, v in model.state_dict().items() if _stored(k)}
     if plan is None:
         plan = make_plan(model.eval(), tuple(input["size"]))
@@ -128,11 +136,13 @@ def load_base(
 
 
 def full_model(base: Base) -> nn.Module:
-    """The base itself as a module, eval mode."""
-    import copy
+    """The base itself as a module, eval mode.
 
+    Raises:
+        BaseMismatchError: The installed version of the architecture is not the one the weights belong to.
+    """
     model = copy.deepcopy(skeleton(base.name, base.num_classes))
-    model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in base.weights.items()}, strict=False)
+    _load(model, {k: torch.from_numpy(np.array(v)) for k, v in base.weights.items()}, base.name)
     return model
 
 
@@ -145,14 +155,22 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise DataError(f"no weights file {path}", hint="`mvp pretrain` makes one.")
     if path.suffix == ".safetensors":
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        except SafetensorError as error:
+            raise DataError(f"cannot read weights from {path}", got=str(error)) from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise DataError(f"cannot read weights from {path}", got=str(error).splitlines()[0], hint=_SAVE) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise DataError(f"{path} holds no state dict", got=type(state).__name__, hint=_SAVE)
     return {k.removeprefix("module."): v for k, v in state.items()}, {}
 
 
@@ -163,14 +181,15 @@ def _default_classes(name: str) -> int:
 def _outputs(name: str, state: Mapping[str, Tensor]) -> int:
     """Number of classes: the one output size that makes the architecture's parameters fit the state."""
     probe = create(name, 7).state_dict()
-    wider = [state[k].shape[0] for k, v in probe.items() if k in state and v.ndim and v.shape[0] == 7 != state[k].shape[0]]
-    return int(wider[0]) if wider else 7
+    rows = [state[k].shape[0] for k, v in probe.items() if v.ndim and len(v) == 7 and k in state and state[k].ndim]
+    return next((n for n in rows if n != 7), 7)
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     want = {k: tuple(v.shape) for k, v in model.state_dict().items() if _stored(k)}
     got = {k: tuple(v.shape) for k, v in state.items() if _stored(k)}
-    problems = [f"{k}: missing" for k in want.keys() - got.keys()] + [f"{k}: unexpected" for k in got.keys() - want.keys()]
+    problems = [f"{k}: missing" for k in want.keys() - got.keys()]
+    problems += [f"{k}: unexpected" for k in got.keys() - want.keys()]
     problems += [f"{k}: shape {got[k]}, expected {want[k]}" for k in want.keys() & got.keys() if got[k] != want[k]]
     if problems:
         raise BaseMismatchError(f"these weights are not {name}'s", problems=sorted(problems)[:20])

@@ -1,4 +1,4 @@
-"""Mode "independent": a channel set for every layer, held as zeros in a full-size model (M15, for IoU as in the papers)."""
+"""Mode "independent": a channel set for every layer, held as zeros in a full-size model (M15, for the papers' IoU)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mvp.plan import kept_indices, prunable
+from mvp.plan import kept_indices, prunable, width
+from zoo.errors import PlanError
 
 
 def layer_sets(plan: Mapping[str, Any]) -> list[str]:
@@ -24,17 +25,22 @@ def apply_masks(model: nn.Module, plan: Mapping[str, Any], sets: Mapping[str, np
         model: Full-size module of the plan's base.
         plan: The base's plan.
         sets: {"axis@layer": kept indices}.
+
+    Raises:
+        PlanError: No such layer writes the axis, or it has no weights that could be zeroed (a norm without scale).
     """
     modules = dict(model.named_modules())
     for key, kept in sets.items():
         axis, _, layer = key.partition("@")
-        writer = next(w for w in plan["axes"][axis]["writers"] if w["layer"] == layer)
+        writer = next((w for w in plan["axes"].get(axis, {}).get("writers", ()) if w["layer"] == layer), None)
+        if writer is None:
+            raise PlanError(f"{key}: no such layer writes this axis", expected="axis@layer, see layer_sets(plan)")
         gate = modules[writer["gate"]]
         flat = kept_indices(plan, writer["expr"], {axis: np.asarray(kept)})
-        weight = gate.weight
-        if not isinstance(weight, torch.Tensor):
-            continue
+        weight = getattr(gate, "weight", None)
         dim = 0 if writer["side"] == "output" else 1
+        if not isinstance(weight, torch.Tensor) or weight.shape[dim] != width(plan, writer["expr"]):
+            raise PlanError(f"{key}: {writer['gate']} ({type(gate).__name__}) has no weights that could be zeroed")
         alive = torch.zeros(weight.shape[dim], dtype=torch.bool, device=weight.device)
         alive[torch.as_tensor(np.asarray(flat), device=weight.device)] = True
         weight.mul_(alive.view([-1 if d == dim else 1 for d in range(weight.ndim)]))

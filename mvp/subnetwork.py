@@ -1,4 +1,4 @@
-"""Between records and modules: build a model from a sub-network, take a sub-network out of a model, start a new head."""
+"""Between records and modules: a model from a sub-network, a sub-network from a model, a new head."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,20 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from mvp.bases import skeleton
-from mvp.plan import count, kept_indices
+from mvp.plan import count, kept_indices, width
 from mvp.surgery import build as build_module
 from mvp.surgery import slice_tensors
 from mvp.train import derive_seed
+from zoo.errors import RecordError
 from zoo.records import Base, SubNetwork, Task
 
 Channels = Mapping[str, np.ndarray]
 
 
 def build(sub: SubNetwork) -> nn.Module:
-    """A plain `nn.Module` in eval mode: slim in mode "coupled"; full-size with zeroed filters in mode "independent"."""
+    """A plain `nn.Module` in eval mode: slim in mode "coupled"; full-size with zeroed filters in mode "independent".
+
+    Raises:
+        RecordError: The sub-network lacks tensors of its architecture.
+        PlanError: Its tensors do not fit its channels.
+    """
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in sub.weights.items()}
     channels = sub.channels if sub.mode == "coupled" else {}
-    return build_module(skeleton(sub.base.name, sub.base.num_classes), sub.base.plan, channels, tensors).eval()
+    bare = skeleton(sub.base.name, sub.base.num_classes)
+    # What is absent would be filled with the skeleton's arbitrary values.
+    if absent := [k for k in bare.state_dict() if k not in tensors and not k.endswith("num_batches_tracked")]:
+        raise RecordError(f"a sub-network of {sub.base.name} lacks tensors", problems=absent)
+    return build_module(bare, sub.base.plan, channels, tensors).eval()
 
 
 def task_model(base: Base, n_classes: int, *, channels: Channels | None = None, seed: int = 0) -> nn.Module:
@@ -41,8 +51,8 @@ def task_tensors(base: Base, n_classes: int, channels: Channels | None, seed: in
 def new_head(base: Base, n_classes: int, channels: Channels, *, seed: int) -> dict[str, Tensor]:
     """A random head for a new task (M4): uniform in +-1/sqrt(kept inputs), as `nn.Linear` starts.
 
-    It is drawn at full width and then cut, so that two sub-networks of one seed that keep the same channel start it with
-    the same weights, up to the scale: comparisons at equal seeds are paired.
+    It is drawn at full width and then cut, so that two sub-networks of one seed that keep the same channel start it
+    with the same weights, up to the scale: comparisons at equal seeds are paired.
     """
     rng = torch.Generator().manual_seed(derive_seed(seed, "head"))
     head = {}
@@ -99,8 +109,8 @@ def cost(base: Base, channels: Channels, n_classes: int) -> tuple[int, int]:
     params, macs = count(base.plan, channels)
     # The plan counts the base's own head, which may have another number of outputs; only those rows differ.
     for name in base.plan["head"]:
-        shape = [len(kept_indices(base.plan, e, channels)) for e in base.plan["params"].get(name, base.weights[name].shape)]
-        rows, row = shape[0], int(np.prod(shape[1:]))
+        exprs = base.plan["params"].get(name, base.plan["shapes"][name])
+        rows, row = exprs[0], int(np.prod([width(base.plan, e, channels) for e in exprs[1:]]))
         params += (n_classes - rows) * row
-        macs += (n_classes - rows) * row * (len(shape) > 1)
+        macs += (n_classes - rows) * row * (len(exprs) > 1)
     return params, macs

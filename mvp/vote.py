@@ -1,11 +1,12 @@
 """Meta-vote pruning: neighbours vote for the channels to keep, their weights are averaged (MVP, Algorithm 1)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mvp.average import Average, average_weights
+from mvp.average import Average, average_weights, overlay_rows
 from mvp.data import Data
 from mvp.plan import keep_counts
 from mvp.producers import check_keep
@@ -44,37 +45,41 @@ def vote(
         k: Voters (M6: 3 by default; the paper sees no gain beyond).
         by: Similarity measure, see `Zoo.nearest`.
         keep: Keep ratio; the voters' own when they agree and None is given.
-        tau: Temperature of Eq. 1; 0 keeps the channels with the most votes, ties drawn by the seed. The paper does not
-            state it; 0.1 draws no channel without a vote as long as enough have one (M5).
-        seed: Seed of the draw and of the head.
+        tau: Temperature of Eq. 1, finite; 0 keeps the channels with the most votes, ties drawn by the seed. The paper
+            does not state it; 0.1 draws next to no channel without a vote as long as enough have one (M5).
+        seed: Seed of the draw and of the head; the draw depends on the task too, so that two tasks agree only where
+            their voters do.
         base: Id (or prefix) of the base when the zoo has several.
         producer: Only sub-networks of this producer vote.
         exclude: See `Zoo.nearest`.
-        group: Vote from similarity group g (1 = most similar, 5 = least) instead of from all; see `Zoo.nearest`.
+        group: The voters are k drawn by the seed from similarity group g (1 = most similar, 5 = least), as in Fig. 4(b)
+            (M23), instead of the k nearest of all; see `Zoo.nearest`.
         average: See `mvp.average.average_weights`.
         head: "random" (M4), "pretrained" rows of classes that the base knows, or "neighbours": rows of shared classes.
 
     Returns:
-        A sub-network with producer "vote", the voters as parents and generation 1 + the largest of theirs; its diagnostics
-        are metrics: "vote/entropy", "vote/zero_share", "vote/fallback_share", "vote/agreement", and each with "/axis".
+        A sub-network with producer "vote", the voters as parents and generation 1 + the largest of theirs; its
+        diagnostics are metrics: "vote/entropy", "vote/zero_share", "vote/fallback_share", "vote/agreement", and each
+        with "/axis".
 
     Raises:
         EmptyZooError: Fewer candidates than k.
         MissingScoresError: by="leep" before `mvp.score`.
-        BaseMismatchError: The zoo has several bases and none is named.
-        OptionError: keep, tau or k out of range.
+        OptionError: keep, tau or k out of range; or the zoo has several bases and none is named.
     """
     task = target.task if isinstance(target, Data) else target
     chosen = z.base(base)
     # Only structured, coupled sub-networks that started from the pre-trained weights can vote.
     allowed = "kind = 'structured' and mode = 'coupled' and init = 'pretrained'"
     found = z.nearest(
-        task, k=k, by=by, base=chosen.id, producer=producer, where=allowed, exclude=exclude, group=group
-    )
+        task, k=k, by=by, base=chosen.id, producer=producer, where=allowed, exclude=exclude, group=group,
+        sample=None if group is None else seed,
+    )  # fmt: skip
     voters = [z.get(i) for i in found.id]
     return vote_from(
-        voters, task, keep=keep, tau=tau, seed=seed, average=average, head=head, options={"by": by, "k": k, "group": group}
-    )
+        voters, task, keep=keep, tau=tau, seed=seed, average=average, head=head,
+        options={"by": by, "k": k, "group": group},
+    )  # fmt: skip
 
 
 def vote_from(
@@ -91,17 +96,19 @@ def vote_from(
     """`vote` from sub-networks chosen by hand; see there.
 
     Raises:
+        EmptyZooError: No voters.
         BaseMismatchError: The voters are of several bases, or not structured, coupled and pre-trained.
+        OptionError: keep or tau out of range, or the voters' keep ratios differ and none is given.
     """
     base = _common_base(voters)
     keep = _common_keep(voters) if keep is None else keep
     check_keep(keep)
-    if tau < 0:
-        raise OptionError("tau out of range", got=tau, expected="0 or more")
+    if not 0 <= tau < math.inf:
+        raise OptionError("tau out of range", got=tau, expected="a finite number, 0 or more")
     counts = keep_counts(base.plan, keep)
     votes = {axis: count_votes([v.channels.get(axis) for v in voters], _n(base, axis)) for axis in counts}
     channels = {
-        axis: sample(votes[axis], n, tau=tau, rng=np.random.default_rng(derive_seed(seed, "vote", axis)))
+        axis: sample(votes[axis], n, tau=tau, rng=np.random.default_rng(derive_seed(seed, "vote", task.id, axis)))
         for axis, n in counts.items()
     }
     weights, fallback = average_weights(voters, channels, how=average)
@@ -134,8 +141,8 @@ def sample(votes: np.ndarray, n_keep: int, *, tau: float, rng: np.random.Generat
     """Draws `n_keep` channels without replacement with p(k) = softmax(v / tau) (MVP, Eq. 1).
 
     Gumbel top-k: adding standard Gumbel noise to v / tau and taking the largest is exactly successive sampling without
-    replacement from the renormalised softmax (Vieira 2014; Kool et al. 2019). tau = 0 takes the most votes and breaks ties
-    by the same noise.
+    replacement from the renormalised softmax (Vieira 2014; Kool et al. 2019). tau = 0 takes the most votes and breaks
+    ties by the same noise.
 
     Args:
         votes: Votes, shape (n,).
@@ -147,7 +154,9 @@ def sample(votes: np.ndarray, n_keep: int, *, tau: float, rng: np.random.Generat
         Sorted int32 indices, shape (n_keep,).
     """
     noise = rng.gumbel(size=len(votes))
-    order = np.lexsort((-noise, -votes)) if tau == 0 else np.argsort(-(votes / tau + noise), kind="stable")
+    # In double precision the noise spans less than 41. At a small tau one vote outweighs that, so the noise only breaks
+    # ties, and in the sum it would be rounded away.
+    order = np.lexsort((-noise, -votes)) if tau < 0.02 else np.argsort(-(votes / tau + noise))
     return np.sort(order[:n_keep]).astype(np.int32)
 
 
@@ -156,13 +165,13 @@ def diagnostics(
 ) -> dict[str, float]:
     """How sure a vote is, per axis and as a mean over axes.
 
-    entropy: of the votes as a distribution over channels, divided by log n: 1 when all channels have equally many votes.
+    entropy: of the votes as a distribution over channels, divided by log n: 1 when all have equally many votes.
     zero_share: share of the drawn channels that nobody voted for. agreement: mean IoU over pairs of voters (1 for one).
     """
     found: dict[str, float] = {}
     for axis, v in votes.items():
         p = v[v > 0] / v.sum()
-        found[f"vote/entropy/{axis}"] = float(-(p * np.log(p)).sum() / np.log(len(v))) if len(v) > 1 else 0.0
+        found[f"vote/entropy/{axis}"] = float(-(p * np.log(p)).sum() / np.log(len(v)))
         found[f"vote/zero_share/{axis}"] = float((v[channels[axis]] == 0).mean())
         found[f"vote/agreement/{axis}"] = _agreement([s.channels.get(axis) for s in voters], len(v))
     for name in ("entropy", "zero_share", "agreement"):
@@ -174,9 +183,7 @@ def _agreement(kept: Sequence[np.ndarray | None], n: int) -> float:
     masks = np.zeros((len(kept), n), dtype=bool)
     for mask, indices in zip(masks, kept, strict=True):
         mask[slice(None) if indices is None else indices] = True
-    pairs = [
-        (masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum() for i in range(len(kept)) for j in range(i)
-    ]
+    pairs = [(masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum() for i in range(len(kept)) for j in range(i)]
     return float(np.mean(pairs)) if pairs else 1.0
 
 
@@ -200,8 +207,6 @@ def start_head(
         sources: list[tuple[Any, list[str], Mapping[str, np.ndarray]]] = [(base.weights, known, {})]
     else:
         sources = [(v.weights, list(v.task.labels), v.channels) for v in voters]
-    from mvp.average import overlay_rows
-
     return overlay_rows(base, head, task.labels, channels, sources)
 
 
