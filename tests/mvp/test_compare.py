@@ -152,7 +152,9 @@ def test_only_what_may_vote_is_ranked(z, held_out, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps": ()}, {"steps": (0, 2)}, {"seeds": ()}, {"nearest": (), "farthest": ()}, {"nearest": (0,)}], ids=str
+    "options",
+    [{"steps": ()}, {"steps": (0, 2)}, {"seeds": ()}, {"nearest": (), "farthest": ()}, {"nearest": (0,)}],
+    ids=str,
 )
 def test_nothing_to_compare(options, z, held_out):
     with pytest.raises(OptionError, match="nothing to compare"):

@@ -18,8 +18,8 @@ from zoo.errors import DataError, OptionError
 
 TASKS = [("dog", "cat", "horse"), ("lion", "tiger", "wolf"), ("fox", "bear", "dog"), ("goat", "sheep", "lion")]
 ANIMALS = (
-    "dog", "cat", "horse", "sheep", "goat", "lion", "tiger", "wolf", "fox", "bear", "rabbit", "mouse", "whale", "dolphin",
-    "shark", "trout", "oak", "rose", "tulip", "bus", "truck", "bicycle", "chair", "sofa", "lamp",
+    "dog", "cat", "horse", "sheep", "goat", "lion", "tiger", "wolf", "fox", "bear", "rabbit", "mouse", "whale",
+    "dolphin", "shark", "trout", "oak", "rose", "tulip", "bus", "truck", "bicycle", "chair", "sofa", "lamp",
 )  # fmt: skip
 
 

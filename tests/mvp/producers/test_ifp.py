@@ -51,7 +51,10 @@ def algorithm_2(n, keep, steps, h, p):
 @pytest.mark.parametrize("mode", ["coupled", "independent"])
 @pytest.mark.parametrize(
     ("keep", "steps", "h", "p"),
-    [(0.1, 40, 3, 0.2), (0.25, 9, 1, 0.3), (0.5, 7, 5, 0.9), (0.05, 25, 2, 0.2), (1.0, 3, 1, 0.5), (0.3, 30, None, 0.2)],
+    [
+        (0.1, 40, 3, 0.2), (0.25, 9, 1, 0.3), (0.5, 7, 5, 0.9), (0.05, 25, 2, 0.2), (1.0, 3, 1, 0.5),
+        (0.3, 30, None, 0.2),
+    ],
 )
 def test_removals_and_steps_alternate_as_in_algorithm_2(mode, keep, steps, h, p, monkeypatch):
     removals = []  # (steps done before, sizes after)
@@ -110,7 +113,7 @@ def test_too_few_steps_for_the_target_say_how_many_it_takes():
 
 @torch.no_grad()
 def naive_activations(images):
-    """Mean post-norm activation of every filter of the tiny network by layer: post-ReLU, absolute before the addition."""
+    """Mean post-norm activation of every filter of the network by layer: post-ReLU, absolute before the addition."""
     m, x = full_model(tiny.base()).eval(), tiny.SPEC(images)
     out = {"conv1": torch.relu(m.bn1(m.conv1(x)))}
     out["conv2"] = torch.relu(m.bn2(m.conv2(out["conv1"])))
@@ -122,7 +125,8 @@ def naive_activations(images):
 def test_activation_importance_is_the_mean_over_all_training_images(images):
     data = tiny.task()
     index = torch.arange(images) % len(data.train_images)
-    noisy = (data.train_images[index].int() + torch.arange(images).view(-1, 1, 1, 1) // 60).clamp(max=255).to(torch.uint8)
+    brighter = torch.arange(images).view(-1, 1, 1, 1) // 60
+    noisy = (data.train_images[index].int() + brighter).clamp(max=255).to(torch.uint8)
     data = Data("animals", data.labels, noisy, data.train_labels[index], data.test_images, data.test_labels)
     by_layer = naive_activations(data.train_images)
     sub = prune(tiny.base(), data, keep=0.5, **ONCE)
