@@ -1,5 +1,6 @@
 """What needs forward passes: responses of sub-networks, LEEP against candidates, task embeddings from a base."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,7 +80,13 @@ def score(
 
 
 def score_pairs(
-    z: "Zoo", source: Data, *, base: str | None = None, device: str | None = None, progress: bool = True
+    z: "Zoo",
+    source: Data,
+    *,
+    base: str | None = None,
+    ids: Collection[str] | None = None,
+    device: str | None = None,
+    progress: bool = True,
 ) -> int:
     """LEEP of every stored sub-network on every stored task of one data set: each sub-network runs once, not once a
     pair.
@@ -88,6 +95,7 @@ def score_pairs(
         z: A writable zoo.
         source: The data set that the tasks' classes come from, whole.
         base: Id of the base when the zoo has several.
+        ids: Only these sub-networks, so that several processes can share the work.
         device: See `score`.
         progress: See `score`.
 
@@ -106,16 +114,15 @@ def score_pairs(
     images, labels = source.train_images[rows_used].to(run_on), source.train_labels[rows_used].numpy()
     spec, written = InputSpec.of(dict(chosen.input)), 0
     have = _scored(z)
-    for i in track(_candidates(z, chosen, None), "LEEP of all pairs", progress=progress):
+    candidates = [i for i in _candidates(z, chosen, None) if ids is None or i in ids]
+    for i in track(candidates, "LEEP of all pairs", progress=progress):
         missing = [t for t, task in enumerate(tasks) if (i, task.id) not in have]
         if not missing:
             continue
         theta = responses(z.get(i), images, spec, device=run_on)
         values = leep_by_task(theta, labels, [classes[t] for t in missing])
         # One commit a sub-network: a killed run goes on where it stopped.
-        written += z.add_scores(
-            [Score(i, tasks[t].id, "leep", float(v)) for t, v in zip(missing, values, strict=True)]
-        )
+        written += z.add_scores([Score(i, tasks[t].id, "leep", float(v)) for t, v in zip(missing, values, strict=True)])
     return written
 
 
@@ -168,7 +175,7 @@ def prototypes(base: Base, data: Data, *, device: str | None = None, progress: b
         for start in track(range(0, len(data.train_images), 500), "prototypes", progress=progress):
             caught.clear()
             outputs(model, data.train_images[start : start + 500], spec, device=run_on)
-            features = nn.functional.normalize(caught[0].flatten(1).double().cpu(), dim=1)
+            features = nn.functional.normalize(torch.cat(caught).flatten(1).double().cpu(), dim=1)
             if not total.numel():
                 total = torch.zeros(len(data.labels), features.shape[1], dtype=torch.float64)
             total.index_add_(0, data.train_labels[start : start + 500], features)

@@ -152,7 +152,8 @@ class SubNetwork:
         base: The base it was cut from.
         channels: {axis: kept indices}, sorted int32; keys are axes of the base's plan ("a3"), or "axis@layer" in mode
             "independent". Axes that are absent are kept whole.
-        weights: Named arrays of the slim model (full size in mode "independent"), head included with rows in label order.
+        weights: Named arrays of the slim model (full size in mode "independent"), head included, its rows in label
+            order.
         producer: Name of the method that made it ("ifp", "vote", "import").
         keep: Keep ratio asked for, in (0, 1].
         kind: "structured" | "element" | "token" | "mixed".
@@ -231,7 +232,8 @@ class SubNetwork:
         if problems:
             raise RecordError(f"sub-network of {self.base.name} is not usable", problems=problems)
         for name, value in (
-            ("channels", MappingProxyType(channels)), ("keep", float(self.keep)), ("parents", tuple(self.parents)),
+            ("seed", int(self.seed)), ("channels", MappingProxyType(channels)), ("keep", float(self.keep)),
+            ("parents", tuple(self.parents)),
             ("metrics", {k: float(v) for k, v in self.metrics.items()}),
             ("embeddings", {k: np.asarray(v, dtype=np.float32) for k, v in self.embeddings.items()}),
         ):  # fmt: skip
