@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import mvp
+from mvp.average import average_weights
 from mvp.bases import load_base
 from mvp.data import Data
 from mvp.plan import kept_indices
@@ -81,9 +82,18 @@ def naive_average(voters, channels):
 
 
 @pytest.mark.parametrize("k", [3, 10])
-def test_vote_and_average(k, base, data, benchmark):
+def test_average(k, base, data, benchmark):
     voters = [prune(base, data, producer="random", keep=0.3, seed=seed) for seed in range(k)]
     sub = mvp.vote_from(voters, data.task)
     for name, value in naive_average(voters, sub.channels).items():
         np.testing.assert_allclose(sub.weights[name], value, rtol=1e-5, atol=1e-6)
-    against(benchmark, lambda: mvp.vote_from(voters, data.task), lambda: naive_average(voters, sub.channels))
+    against(
+        benchmark, lambda: average_weights(voters, sub.channels), lambda: naive_average(voters, sub.channels),
+        "full-size arrays",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("k", [3, 10])
+def test_vote_with_average_and_record(k, base, data, benchmark):
+    voters = [prune(base, data, producer="random", keep=0.3, seed=seed) for seed in range(k)]
+    assert benchmark(lambda: mvp.vote_from(voters, data.task)).parents == tuple(v.id for v in voters)
