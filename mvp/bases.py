@@ -2,6 +2,7 @@
 
 import copy
 import json
+import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,10 @@ from zoo.records import Base
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CIFAR = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
+# What torch's reader raises on bytes that it did not write.
+_UNREADABLE = (
+    UnpicklingError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, struct.error,
+)  # fmt: skip
 _SAVE = "Save one with torch.save(model.state_dict(), path)."
 
 
@@ -164,8 +169,8 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise DataError(f"cannot read weights from {path}", got=str(error)) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise DataError(f"cannot read weights from {path}", got=str(error).splitlines()[0], hint=_SAVE) from error
+    except _UNREADABLE as error:
+        raise DataError(f"cannot read weights from {path}", got=type(error).__name__, hint=_SAVE) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
