@@ -1,4 +1,5 @@
 import dataclasses
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -54,6 +55,15 @@ def test_runs_are_the_votes_and_random_starts_fine_tuned_to_the_last_step(z, hel
     assert [s.parents for s in result.best] == [
         tuple(z.nearest(d.task, k=2, by="wup").id) for d in held_out
     ]  # fmt: skip
+
+
+def test_who_votes(z, held_out, monkeypatch):
+    module = import_module("mvp.compare")
+    asked, voted = [], module._voted
+    monkeypatch.setattr(module, "_voted", lambda z, ids, *rest: asked.append(list(ids)) or voted(z, ids, *rest))
+    compare(z, held_out[:1], nearest=(2, 1), farthest=(1, 3), steps=(1,), seeds=(0,))
+    ranked = list(z.nearest(held_out[0].task, k=None, by="wup").id)
+    assert asked == [ranked[:2], ranked[:1], ranked[-1:], ranked[-3:]]
 
 
 def test_it_is_deterministic(z, held_out, result):

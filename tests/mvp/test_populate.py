@@ -103,8 +103,11 @@ def test_an_option_left_at_none_is_not_any_value(z, counting):
 def test_a_fine_tuned_copy_does_not_take_the_place_of_what_was_pruned(z, counting):
     ids = populate(z, tiny.base(), tiny.data(), TASKS[:1], producer=counting, keep=0.5, leep=False)
     data = tiny.data().subset(TASKS[0], seed=0)
-    z.add(finetune(z.get(ids[0]), data, steps=1, batch_size=8))
+    tuned = z.add(finetune(z.get(ids[0]), data, steps=1, batch_size=8))
     assert populate(z, tiny.base(), tiny.data(), TASKS[:1], producer=counting, keep=0.5, leep=False) == ids
+    z.remove(ids[0])
+    assert populate(z, tiny.base(), tiny.data(), TASKS[:1], producer=counting, keep=0.5, leep=False) == ids != [tuned]
+    assert len(counting.log) == 2
 
 
 def test_leep_can_be_left_to_a_last_run(z):
