@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mvp.plan import kept_indices, prunable
+from mvp.plan import Plan, kept_indices, prunable
 from zoo.errors import OptionError
 from zoo.records import Base, SubNetwork
 
@@ -18,10 +18,10 @@ def average_weights(
     """The slim weights for `channels`, each entry averaged over the voters; the head is left to the caller.
 
     Algorithm 1 initialises filter k with the average of its parameters over the voters that keep it. The paper does not
-    say what happens where their input channels differ (M1). "present_mean": each entry (k, c) is averaged over the
+    say what happens where their input channels differ. "present_mean": each entry (k, c) is averaged over the
     voters that keep both. "zero_fill" and "pretrained_fill": over the voters that keep k, with zero or the pre-trained
-    weight where one has no c. Entries held by nobody take the pre-trained weight (M2). Norm parameters and running
-    statistics are averaged the same way (M3).
+    weight where one has no c. Entries held by nobody take the pre-trained weight. Norm parameters and running
+    statistics are averaged the same way.
 
     Args:
         voters: Sub-networks of one base, mode "coupled".
@@ -68,7 +68,7 @@ class _Places:
     """Where each dimension's wanted entries lie in every voter, computed once per expression."""
 
     def __init__(
-        self, plan: Mapping[str, Any], channels: Mapping[str, np.ndarray], voters: Sequence[Mapping[str, np.ndarray]]
+        self, plan: Plan, channels: Mapping[str, np.ndarray], voters: Sequence[Mapping[str, np.ndarray]]
     ) -> None:
         self.plan, self.channels, self.voters = plan, channels, voters
         self.cache: dict[str, tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]] = {}

@@ -39,7 +39,7 @@ def register(name: str, factory: Callable[[int], nn.Module]) -> None:
     """
     if name in REGISTERED or ":" in name or not name:
         raise OptionError(f"cannot register base {name!r}", expected="a new name without a colon")
-    REGISTERED[name] = factory
+    REGISTERED[name] = factory  # type: ignore[assignment]
 
 
 def create(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -94,7 +94,7 @@ def load_base(
     *,
     num_classes: int | None = None,
     input: Mapping[str, Any] | None = None,
-    plan: Mapping[str, Any] | None = None,
+    plan: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Base:
     """A base model as a record: architecture, weights, input spec and channel plan.

@@ -79,7 +79,8 @@ class Comparison:
         gaps = (table[start] - table[other]).to_numpy()
         rng = np.random.default_rng(0)
         means = gaps[rng.integers(len(gaps), size=(resamples, len(gaps)))].mean(1)
-        return float(gaps.mean()), *(float(q) for q in np.quantile(means, [0.025, 0.975]))
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(gaps.mean()), float(low), float(high)
 
     def summary(self) -> "pd.DataFrame":
         """Rows: starts. Columns: for each number of steps "mean +- sd" of accuracy in %, sd over tasks and seeds."""
@@ -122,8 +123,8 @@ class Comparison:
         for start, colour in zip(dict.fromkeys(table.start), cycle(colours)):
             rows = table[table.start == start].groupby(["task", "steps"]).accuracy.mean().groupby("steps")
             mean, error = rows.mean() * 100, (rows.std() / np.sqrt(rows.count())).fillna(0) * 100
-            style = {"marker": "o"} if len(mean) > 1 else {"marker": "s", "linestyle": "none"}
-            ax.errorbar(mean.index, mean, error, label=start, color=colour, capsize=3, **style)
+            fmt = "o-" if len(mean) > 1 else "s"
+            ax.errorbar(mean.index, mean, error, fmt=fmt, label=start, color=colour, capsize=3)
         ax.set_xlabel("fine-tuning steps")
         ax.set_ylabel("test accuracy, %")
         ax.set_title(f"From which start? Neighbours by {self.by}", loc="left")

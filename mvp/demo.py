@@ -1,7 +1,8 @@
-"""`mvp demo`: the whole path on the sample zoo in a few minutes, without a download or a GPU; every number is computed now."""
+"""`mvp demo`: the whole path on the sample zoo in minutes, no download, no GPU; every number is computed now."""
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -84,7 +85,7 @@ def _contents(z: zoo.Zoo) -> str:
     return text_table({c: [row[i] for row in rows.fetchall()] for i, c in enumerate(rows.columns)}, title=repr(z))
 
 
-def _take_back(z: zoo.Zoo, comparison: Comparison, data: Data, say: "Console.print", device: str | None) -> None:  # type: ignore[name-defined]
+def _take_back(z: zoo.Zoo, comparison: Comparison, data: Data, say: Callable[..., None], device: str | None) -> None:
     sub = finetune(comparison.best[0], data, steps=STEPS[-1], device=device)
     z.add(sub)
     found = z.nearest(data.task, k=3, by="wup", exclude=None)

@@ -30,7 +30,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """MVP's optimisers (section 5.1): SGD with momentum 0.9 at 0.01 for CNNs, AdamW at 2e-4 for ViTs.
 
-    Weight decay is not stated; 5e-4 for SGD (M22) and 0.05 for AdamW (Touvron et al. 2021, which MVP follows).
+    Weight decay is not stated; 5e-4 for SGD and 0.05 for AdamW (Touvron et al. 2021, which MVP follows).
     """
     if is_transformer(base):
         decay = 0.05 if weight_decay is None else weight_decay

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvp.plan import check_channels, kept_indices, prunable, width
+from mvp.plan import Plan, check_channels, kept_indices, prunable, width
 from mvp.subnetwork import cost
 from zoo.errors import BaseMismatchError, PlanError, RecordError
 from zoo.records import Base, SubNetwork, Task
@@ -19,7 +19,7 @@ Arrays = Mapping[str, Any]
 def import_subnetwork(
     base: Base,
     *,
-    kept: Mapping[str, Sequence[int]] | None = None,
+    kept: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     state_dict: Arrays | None = None,
     full: nn.Module | None = None,
     slim: nn.Module | None = None,
@@ -75,7 +75,7 @@ def import_subnetwork(
     )  # fmt: skip
 
 
-def _by_axis(base: Base, kept: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+def _by_axis(base: Base, kept: Mapping[str, Sequence[int] | np.ndarray]) -> dict[str, np.ndarray]:
     axes = base.plan["axes"]
     # A layer may write several axes, an attention block's qkv heads and their width; only what can be pruned is meant.
     layers: dict[str, list[str]] = {}
@@ -203,9 +203,7 @@ def _align(cost: np.ndarray) -> np.ndarray:
     return columns
 
 
-def _rows(
-    plan: Mapping[str, Any], axis: str, found: Mapping[str, np.ndarray], full: Arrays, slim: Arrays
-) -> tuple[Tensor, Tensor]:
+def _rows(plan: Plan, axis: str, found: Mapping[str, np.ndarray], full: Arrays, slim: Arrays) -> tuple[Tensor, Tensor]:
     """(slim rows, full rows), float64: one row a channel, of every parameter that the axis writes and whose other
     dimensions are known by now; empty when there is none."""
     pairs = []

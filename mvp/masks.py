@@ -1,23 +1,22 @@
-"""Mode "independent": a channel set for every layer, held as zeros in a full-size model (M15, for the papers' IoU)."""
+"""Mode "independent": a channel set for every layer, held as zeros in a full-size model (for IoU as in the papers)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from mvp.plan import kept_indices, prunable, width
+from mvp.plan import Plan, kept_indices, prunable, width
 from zoo.errors import PlanError
 
 
-def layer_sets(plan: Mapping[str, Any]) -> list[str]:
+def layer_sets(plan: Plan) -> list[str]:
     """The keys of mode "independent": "axis@layer" for every layer that writes a prunable axis."""
     return [f"{axis}@{writer['layer']}" for axis in prunable(plan) for writer in plan["axes"][axis]["writers"]]
 
 
 @torch.no_grad()
-def apply_masks(model: nn.Module, plan: Mapping[str, Any], sets: Mapping[str, np.ndarray]) -> None:
+def apply_masks(model: nn.Module, plan: Plan, sets: Mapping[str, np.ndarray]) -> None:
     """Zeroes, in place, what makes the removed units of each layer zero: the norm's scale and shift behind it (or the
     layer's own weights and bias where no norm follows), or the reader's columns for attention heads.
 

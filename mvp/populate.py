@@ -152,7 +152,8 @@ def draw_related(
             f"{len(mapped)} of {len(labels)} labels have a synset", expected=f"{2 * n_classes - 1} for neighbourhoods",
             hint="Draw the tasks at random instead, or give the data set whose table of synsets fits.",
         )  # fmt: skip
-    wup = wordnet.wup_matrix([r.wnid for r in mapped], [r.wnid for r in mapped])
+    nouns = [str(r.wnid) for r in mapped]
+    wup = wordnet.wup_matrix(nouns, nouns)
     while len(tasks) < n_tasks:
         centre = int(rng.integers(len(mapped)))
         near = np.lexsort((np.arange(len(mapped)), -wup[centre]))

@@ -66,7 +66,7 @@ def pretrain(
     out.parent.mkdir(parents=True, exist_ok=True)
     pixels = data.train_images[:: max(1, len(data.train_images) // 10_000)].double() / 255
     spec = InputSpec(
-        tuple(data.train_images.shape[-2:]),
+        (data.train_images.shape[-2], data.train_images.shape[-1]),
         tuple(round(v, 4) for v in pixels.mean((0, 2, 3)).tolist()),
         tuple(round(v, 4) for v in pixels.std((0, 2, 3)).tolist()),
     )

@@ -49,11 +49,11 @@ def score(
         progress: Show a progress bar when the output is a terminal.
 
     Returns:
-        Number of rows written; LEEP that is stored already is not computed again when all images are used.
+        Number of rows written; equal ones are not written again. LEEP from all images replaces LEEP from a sample.
 
     Raises:
         OptionError: A measure that needs no forward pass, or is unknown.
-        BaseMismatchError: The zoo has several bases and none is named.
+            Also: the zoo has several bases and none is named.
     """
     if by not in ("leep", "prototype"):
         raise OptionError(f"nothing to compute for {by!r}", expected="leep or prototype")
@@ -64,16 +64,12 @@ def score(
     if by == "prototype":
         vector = embed(chosen, data, device=device)
         return z.add_scores([Score(chosen.id, data.task.id, "prototype", vector=vector)])
-    ids = _candidates(z, chosen, where)
-    if images is None:
-        have = _scored(z)
-        ids = [i for i in ids if (i, data.task.id) not in have]
     spec, run_on = InputSpec.of(dict(chosen.input)), pick_device(device)
     # Moved once for all candidates.
     inputs = data.train_images.to(run_on)
     labels = data.train_labels.numpy()
     rows = []
-    for i in track(ids, "LEEP", progress=progress):
+    for i in track(_candidates(z, chosen, where), "LEEP", progress=progress):
         theta = responses(z.get(i), inputs, spec, device=run_on)
         rows.append(Score(i, data.task.id, "leep", leep(theta, labels)))
     return z.add_scores(rows)

@@ -49,7 +49,7 @@ def task_tensors(base: Base, n_classes: int, channels: Channels | None, seed: in
 
 
 def new_head(base: Base, n_classes: int, channels: Channels, *, seed: int) -> dict[str, Tensor]:
-    """A random head for a new task (M4): uniform in +-1/sqrt(kept inputs), as `nn.Linear` starts.
+    """A random head for a new task: uniform in +-1/sqrt(kept inputs), as `nn.Linear` starts.
 
     It is drawn at full width and then cut, so that two sub-networks of one seed that keep the same channel start it
     with the same weights, up to the scale: comparisons at equal seeds are paired.

@@ -42,20 +42,20 @@ def vote(
     Args:
         z: The zoo.
         target: The new task, or data of it.
-        k: Voters (M6: 3 by default; the paper sees no gain beyond).
+        k: Voters (the paper sees no gain beyond 3).
         by: Similarity measure, see `Zoo.nearest`.
         keep: Keep ratio; the voters' own when they agree and None is given.
         tau: Temperature of Eq. 1, finite; 0 keeps the channels with the most votes, ties drawn by the seed. The paper
-            does not state it; 0.1 draws next to no channel without a vote as long as enough have one (M5).
+            does not state it; 0.1 draws next to no channel without a vote as long as enough have one.
         seed: Seed of the draw and of the head; the draw depends on the task too, so that two tasks agree only where
             their voters do.
         base: Id (or prefix) of the base when the zoo has several.
         producer: Only sub-networks of this producer vote.
         exclude: See `Zoo.nearest`.
-        group: The voters are k drawn by the seed from similarity group g (1 = most similar, 5 = least), as in Fig. 4(b)
-            (M23), instead of the k nearest of all; see `Zoo.nearest`.
+        group: The voters are k drawn by the seed from similarity group g (1 = most similar, 5 = least), as in
+            Fig. 4(b), instead of the k nearest of all; see `Zoo.nearest`.
         average: See `mvp.average.average_weights`.
-        head: "random" (M4), "pretrained" rows of classes that the base knows, or "neighbours": rows of shared classes.
+        head: "random", "pretrained" rows of classes that the base knows, or "neighbours": rows of shared classes.
 
     Returns:
         A sub-network with producer "vote", the voters as parents and generation 1 + the largest of theirs; its
@@ -190,7 +190,7 @@ def _agreement(kept: Sequence[np.ndarray | None], n: int) -> float:
 def start_head(
     base: Base, voters: Sequence[SubNetwork], task: Task, channels: Mapping[str, np.ndarray], *, how: Head, seed: int
 ) -> dict[str, np.ndarray]:
-    """The new classifier (M4): random rows, replaced where `how` finds better ones.
+    """The new classifier: random rows, replaced where `how` finds better ones.
 
     Raises:
         OptionError: An unknown `how`, or "pretrained" for a base that does not say its classes.

@@ -8,7 +8,7 @@ A label is looked up in this order, and the first hit counts:
 4. a lemma of WordNet's nouns, first sense; of comma-separated synonyms, the sense that most of them share;
 5. the head noun of a label of several words, a fallback: "brewer blackbird" counts as blackbird.
 
-Design: facts.md M10. Labels are compared without case; underscores and hyphens count as spaces; numbers that order
+Labels are compared without case; underscores and hyphens count as spaces; numbers that order
 folders ("001.ak47") are dropped.
 """
 

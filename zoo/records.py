@@ -122,7 +122,7 @@ class Base:
     name: str
     num_classes: int
     input: Mapping[str, Any]
-    plan: Mapping[str, Any] = field(repr=False)
+    plan: dict[str, Any] = field(repr=False)
     weights: Tensors = field(repr=False)
     weights_digest: str = ""
     info: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -1,7 +1,7 @@
 """WordNet similarity of two tasks, from the similarities of their classes, and of one task against many.
 
-How class similarities become a task similarity is stated by no paper (facts.md M9). Measured there: under the mean of
-all pairs a task is its own nearest neighbour in only 11 of 20 cases, under the symmetric best match in 20 of 20. So
+How class similarities become a task similarity is stated by no paper. Measured on CIFAR-100: under the mean of all
+pairs a task is its own nearest neighbour in only 11 of 20 cases, under the symmetric best match in 20 of 20. So
 "best_match" is the default.
 
 Class similarities depend on nothing but the two classes, and sums run over sorted values, so a score depends neither on
@@ -120,7 +120,7 @@ def task_wup(a: Synsets, b: Synsets, how: How = "best_match") -> float:
             one-to-one matching, its sum divided by max(n, m), so that a class left over counts 0.
 
     Returns:
-        A number in (0, 1]; symmetric; independent of the order of labels. Source: facts.md M9, the papers are silent.
+        A number in (0, 1]; symmetric; independent of the order of labels. The papers are silent on it.
 
     Raises:
         UnknownLabelsError: Unmapped labels or unknown synsets in either; all of one task are listed.

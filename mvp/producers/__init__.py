@@ -39,13 +39,13 @@ class Producer(Protocol):
         ...
 
 
-def producers() -> dict[str, type]:
+def producers() -> dict[str, Any]:
     """Every installed producer by name.
 
     Raises:
         OptionError: Two distributions offer the same name.
     """
-    found: dict[str, type] = {}
+    found: dict[str, Any] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
         if entry.name in found:
             raise OptionError(f"two producers are called {entry.name!r}", hint="Uninstall or rename one of them.")
@@ -59,21 +59,23 @@ def resolve(producer: "str | type | Producer", **options: Any) -> Producer:
     Raises:
         OptionError: No such name, or an option it does not have; lists what there is.
     """
+    chosen: Any = producer
     if isinstance(producer, str):
         known = producers()
         if producer not in known:
             raise OptionError(f"no producer {producer!r}", expected=", ".join(sorted(known)) or "an installed producer")
-        producer = known[producer]
-    if isinstance(producer, type):
-        names = {f.name for f in dataclasses.fields(producer)}
+        chosen = known[producer]
+    if isinstance(chosen, type):
+        names = {f.name for f in dataclasses.fields(chosen)}
         if unknown := sorted(set(options) - names):
             raise OptionError(
-                f"producer {producer.name} has no option {', '.join(unknown)}", expected=", ".join(sorted(names))  # type: ignore[attr-defined]
+                f"producer {getattr(chosen, 'name', chosen)} has no option {', '.join(unknown)}",
+                expected=", ".join(sorted(names)),
             )
-        return producer(**options)
+        return chosen(**options)
     if options:
         raise OptionError("options are given beside a producer instance", hint="Put them into the instance.")
-    return producer
+    return chosen
 
 
 @overload

@@ -45,6 +45,8 @@ class RandomChannels:
 def random_channels(base: Base, keep: float, seed: int) -> dict[str, np.ndarray]:
     """A uniformly random channel set of every prunable axis; each axis has its own stream of the seed."""
     return {
-        axis: np.sort(np.random.default_rng(derive_seed(seed, axis)).choice(base.plan["axes"][axis]["n"], n,
-        replace=False)) for axis, n in keep_counts(base.plan, keep).items()
+        axis: np.sort(
+            np.random.default_rng(derive_seed(seed, axis)).choice(base.plan["axes"][axis]["n"], n, replace=False)
+        )
+        for axis, n in keep_counts(base.plan, keep).items()
     }

@@ -38,7 +38,7 @@ def smallest_out(importance, n_removed):
 
 
 def algorithm_2(n, keep, steps, h, p):
-    """The paper's loop for one layer with n filters: what happens, in order; A6 M14 where the paper is silent."""
+    """The paper's loop for one layer with n filters: what happens, in order."""
     events, left, target = [], n, max(1, round(keep * n))
     for j in range(1, steps + 1):
         if j % h == 0 and left > target:
@@ -52,7 +52,11 @@ def algorithm_2(n, keep, steps, h, p):
 @pytest.mark.parametrize(
     ("keep", "steps", "h", "p"),
     [
-        (0.1, 40, 3, 0.2), (0.25, 9, 1, 0.3), (0.5, 7, 5, 0.9), (0.05, 25, 2, 0.2), (1.0, 3, 1, 0.5),
+        (0.1, 40, 3, 0.2),
+        (0.25, 9, 1, 0.3),
+        (0.5, 7, 5, 0.9),
+        (0.05, 25, 2, 0.2),
+        (1.0, 3, 1, 0.5),
         (0.3, 30, None, 0.2),
     ],
 )
