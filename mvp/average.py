@@ -53,10 +53,13 @@ def average_weights(
         filled = None if how == "present_mean" else base.plan["consumers"].get(name)
         total, count = np.zeros(pretrained.shape), np.zeros(pretrained.shape, dtype=np.int64)
         for voter, (to, source) in zip(voters, held, strict=True):
-            own = np.zeros(pretrained.shape) if how == "zero_fill" else pretrained.astype(np.float64)
-            own[np.ix_(*to)] = np.asarray(voter.weights[name])[np.ix_(*source)]
-            present = np.ix_(*(np.arange(own.shape[d]) if d == filled else at for d, at in enumerate(to)))
-            total[present] += own[present]
+            values, present = np.asarray(voter.weights[name])[np.ix_(*source)], np.ix_(*to)
+            if filled is not None:
+                own = np.zeros(pretrained.shape) if how == "zero_fill" else pretrained.astype(np.float64)
+                own[present] = values
+                present = np.ix_(*(np.arange(own.shape[d]) if d == filled else at for d, at in enumerate(to)))
+                values = own[present]
+            total[present] += values
             count[present] += 1
         mean = np.divide(total, count, out=pretrained.astype(np.float64), where=count > 0)
         weights[name] = mean.astype(full.dtype)
