@@ -125,6 +125,7 @@ class Comparison:
             mean, error = rows.mean() * 100, (rows.std() / np.sqrt(rows.count())).fillna(0) * 100
             fmt = "o-" if len(mean) > 1 else "s"
             ax.errorbar(mean.index, mean, error, fmt=fmt, label=start, color=colour, capsize=3)
+        ax.set_xticks(sorted(set(table.steps)))
         ax.set_xlabel("fine-tuning steps")
         ax.set_ylabel("test accuracy, %")
         ax.set_title(f"From which start? Neighbours by {self.by}", loc="left")
