@@ -64,7 +64,6 @@ def import_subnetwork(
         state_dict = slim.state_dict()
         kept = match(base, full.state_dict(), state_dict)
     channels = _by_axis(base, kept or {})
-    check_channels(base.plan, channels)
     weights = _checked(base, channels, state_dict or {}, len(task.labels))
     shares = [width(base.plan, a, channels) / width(base.plan, a) for a in prunable(base.plan)]
     params, macs = cost(base, channels, len(task.labels))
@@ -94,6 +93,10 @@ def _by_axis(base: Base, kept: Mapping[str, Sequence[int] | np.ndarray]) -> dict
             problems.append(f"{key}: another layer of the same residual group ({named[0]}) keeps other channels")
         else:
             channels[named[0]] = array
+    try:
+        check_channels(base.plan, channels)
+    except PlanError as error:
+        problems += error.problems
     if problems:
         hint = f"Layers: {', '.join(list(layers)[:8])}, ..."
         raise PlanError(f"kept: does not fit {base.name}", problems=problems, hint=hint)
