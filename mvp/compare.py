@@ -97,8 +97,8 @@ class Comparison:
 
         frame = self.summary()
         columns: dict[str, list[Any]] = {"start": list(frame.index)}
-        for steps in frame.columns:
-            columns[f"after {steps} steps, %"] = list(frame[steps])
+        for column in frame.columns:
+            columns[f"after {column} steps, %"] = list(frame[column])
         tasks, seeds = len({r.task for r in self.runs}), len({r.seed for r in self.runs})
         notes = []
         for start in frame.index:
