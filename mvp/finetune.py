@@ -93,8 +93,11 @@ def finetune(
     Raises:
         BaseMismatchError: The data's task is not the sub-network's.
         DataError: Too few images.
-        OptionError: steps, batch_size, lr or weight_decay out of range.
+        OptionError: steps, batch_size, lr or weight_decay out of range; or a sub-network that is not only structured,
+            whose element masks or tokens training would not keep.
     """
+    if sub.kind != "structured":
+        raise OptionError("cannot fine-tune", got=f"a sub-network of kind {sub.kind!r}", expected="kind 'structured'")
     if steps < 0 or batch_size < 2:
         got = f"{steps} steps of {batch_size} images"
         raise OptionError("cannot fine-tune", got=got, expected="at least 0 and 2")

@@ -26,6 +26,7 @@ def import_subnetwork(
     task: Task,
     producer: str = "import",
     keep: float | None = None,
+    init: str = "pretrained",
     metrics: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> SubNetwork:
@@ -44,6 +45,7 @@ def import_subnetwork(
         task: The task it was pruned for.
         producer: Name recorded as the method.
         keep: Keep ratio to record; the mean kept share of the prunable axes when None.
+        init: "pretrained", or "reinit" when its weights did not start from the base's: such a one does not vote.
         metrics: Measured numbers, e.g. {"accuracy": 0.91}.
         seed: Seed to record.
 
@@ -69,8 +71,8 @@ def import_subnetwork(
     params, macs = cost(base, channels, len(task.labels))
     return SubNetwork(
         task=task, base=base, channels=channels, weights=weights, producer=producer,
-        keep=float(np.mean(shares)) if keep is None else keep, seed=seed, metrics=metrics or {}, params=params,
-        macs=macs,
+        keep=float(np.mean(shares)) if keep is None else keep, init=init, seed=seed, metrics=metrics or {},
+        params=params, macs=macs,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from mvp.plan import count, kept_indices, width
 from mvp.surgery import build as build_module
 from mvp.surgery import slice_tensors
 from mvp.train import derive_seed
-from zoo.errors import RecordError
+from zoo.errors import PlanError, RecordError
 from zoo.records import Base, SubNetwork, Task
 
 Channels = Mapping[str, np.ndarray]
@@ -23,8 +23,13 @@ def build(sub: SubNetwork) -> nn.Module:
 
     Raises:
         RecordError: The sub-network lacks tensors of its architecture.
-        PlanError: Its tensors do not fit its channels.
+        PlanError: Its tensors do not fit its channels, or it is one with removed blocks or kept tokens, which are
+            recorded but not built.
     """
+    if sub.removed_blocks or sub.kept_tokens:
+        raise PlanError(
+            f"cannot build {sub.id[:12]}", got="removed blocks or kept tokens", expected="a sub-network of channel sets"
+        )
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in sub.weights.items()}
     channels = sub.channels if sub.mode == "coupled" else {}
     bare = skeleton(sub.base.name, sub.base.num_classes)

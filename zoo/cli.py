@@ -281,7 +281,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str
 
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
     for name in columns:
-        number = any(isinstance(row[name], int | float) for row in rows)
+        number = all(row[name] is None or isinstance(row[name], int | float) for row in rows)
         table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
         # As Text: a label such as "[red]" is no markup.

@@ -156,3 +156,9 @@ def test_too_few_images():
     one = Data("animals", d.labels, d.train_images[:1], d.train_labels[:1], d.test_images, d.test_labels)
     with pytest.raises(DataError, match="got 1 for training, 24 for testing"):
         finetune(start(), one)
+
+
+def test_element_masks_would_be_lost_and_are_refused():
+    sub = replace(start(), kind="element", weights_digest="")
+    with pytest.raises(OptionError, match="kind 'element'"):
+        finetune(sub, tiny.data())

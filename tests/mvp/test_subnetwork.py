@@ -160,3 +160,10 @@ def test_tensors_that_are_absent_or_misshapen_raise(tiny_cnn, tiny_sub, rebadge)
     assert len(caught.value.problems) == 4
     with pytest.raises(PlanError, match=r"conv1\.weight: shape"):
         build(rebadge(sub, weights={**sub.weights, "conv1.weight": np.zeros((10, 8, 3, 3), np.float32)}))
+
+
+def test_what_is_recorded_but_not_built_is_refused(tiny_cnn, tiny_sub, rebadge):
+    sub = tiny_sub(tiny_cnn, TASK.labels)
+    for fields in ({"removed_blocks": ("layer1",)}, {"kept_tokens": {"layer1": 3}}):
+        with pytest.raises(PlanError, match="removed blocks or kept tokens"):
+            build(rebadge(sub, **fields))
