@@ -1,0 +1,18 @@
+"""The README's Python examples run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+
+
+def test_there_are_three_things_to_do():
+    assert len(BLOCKS) == 3
+
+
+@pytest.mark.parametrize("block", [BLOCKS[0], pytest.param(BLOCKS[1], marks=pytest.mark.slow), BLOCKS[2]])
+def test_it_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
