@@ -26,6 +26,10 @@ def test_sums_list_every_file():
     assert not wrong
 
 
+def test_it_names_no_path_of_the_machine_that_made_it():
+    assert not [p for p in files() if p.suffix == ".json" and b"file://" in p.read_bytes()]
+
+
 def test_it_is_small():
     assert sum(p.stat().st_size for p in files()) <= 25e6
 
