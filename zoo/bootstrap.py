@@ -46,7 +46,9 @@ def task_weights(tasks: Sequence[str], resamples: int, seed: int) -> Floats:
         float64 (B, N).
     """
     names, cluster = np.unique(np.array(tasks, dtype=str), return_inverse=True)
-    chances = np.full(len(names), 1 / max(len(names), 1))
+    if not len(names):
+        return np.zeros((resamples, 0))  # of which numpy has no multinomial
+    chances = np.full(len(names), 1 / len(names))
     draws = np.random.default_rng(seed).multinomial(len(names), chances, size=resamples)
     return draws[:, cluster].astype(np.float64)
 

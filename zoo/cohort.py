@@ -71,7 +71,8 @@ def _values(rows: Rows, which: Ints, name: str) -> Counter[Any]:
         table = rows.snapshot.bases
         names = dict(zip(table["id"].to_pylist(), table["name"].to_pylist()))
         return Counter(f"{names.get(id, '?')} ({id[:12]})" for id in rows.base_ids[which])
-    column = {"mode": rows.mode, "producer": rows.producer, "keep": rows.keep}[name][which]
+    # Keep ratios are one value within the tolerance of the filter: 0.1 + 0.2 is 0.3.
+    column = {"mode": rows.mode, "producer": rows.producer, "keep": rows.keep.round(9)}[name][which]
     return Counter(column.tolist())
 
 

@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 from fakes import FAMILIES, base_row, make_plan, make_snapshot, naive_iou, score_row, similar_zoo, sub_row
 
-import zoo.bootstrap as bootstrap
 import zoo.errors as errors
-from zoo.channels import pack, random_floor
+from zoo.channels import random_floor
 from zoo.depth import iou_against, iou_by_depth
 from zoo.query import groups_of
 from zoo.taskwup import task_wup
-from zoo.units import unit_floor, units_of
 
 SEA = FAMILIES["sea"]
 
@@ -78,70 +76,6 @@ def test_layers_repeat_the_set_of_their_axis_at_their_own_depth():
     assert layers.gap.columns == axes.gap.columns, "thirds count each axis once, whatever is listed"
 
 
-def test_blocks_of_a_vit():
-    plan = make_plan(
-        [4, 10, 4, 10, 8], kinds=["head", "node"] * 2 + ["filter"], blocks=["b.0", "b.0", "b.1", "b.1", None]
-    )
-    rng = np.random.default_rng(0)
-    names = list(FAMILIES)
-    subs = [
-        sub_row(f"s{i}", f"t{i}", FAMILIES[names[i % 6]][: 4 + i // 6], channels={
-            a: sorted(rng.permutation(v["n"])[: v["n"] // 2].tolist()) for a, v in plan["axes"].items()
-        }) for i in range(10)
-    ]  # fmt: skip
-    study = iou_by_depth(make_snapshot(subs, bases=[base_row(plan=plan)]), per="block", groups=2, bootstrap=2)
-    assert [(u.name, u.kind, u.n) for u in study.units[:3]] == [
-        ("b.0", "pooled", 14), ("b.0 heads", "head", 4), ("b.0 nodes", "node", 10),
-    ]  # fmt: skip
-    joined = [
-        sub_row(
-            s["id"],
-            s["task_id"],
-            s["labels"],
-            channels={"a0": s["channels"]["a0"] + [4 + c for c in s["channels"]["a1"]]},
-        )
-        for s in subs
-    ]
-    one = iou_by_depth(make_snapshot(joined, bases=[base_row(plan=make_plan([14]))]), groups=2, bootstrap=2)
-    assert by_unit(study)["b.0"] == pytest.approx(by_unit(one)["a0"])
-    no_heads = [{**s, "channels": {a: k for a, k in s["channels"].items() if a in ("a1", "a3")}} for s in subs]
-    nodes = iou_by_depth(make_snapshot(no_heads, bases=[base_row(plan=plan)]), per="block", groups=2, bootstrap=2)
-    assert [(u.name, u.depth, u.n) for u in nodes.units] == [("b.0", 1.0, 10), ("b.1", 3.0, 10)], "one kind: not twice"
-    with pytest.raises(errors.OptionError, match="no blocks"):
-        iou_by_depth(similar_zoo(8), per="block")
-
-
-def test_independent_mode_reports_each_layers_own_set():
-    plan = make_plan([(6, 2), 4])
-    subs = [
-        sub_row("x", "tx", SEA[:3], channels={"a0@layer0": [0, 1], "a0@layer1": [2]}, mode="independent"),
-        sub_row("y", "ty", SEA[2:], channels={"a0@layer0": [1, 2], "a0@layer1": [2]}, mode="independent"),
-    ]
-    zoo = make_snapshot(subs, bases=[base_row(plan=plan)])
-    layers = by_unit(iou_by_depth(zoo, per="layer", bootstrap=2))
-    assert layers["layer0"][0] == pytest.approx(1 / 3) and layers["layer1"][0] == 1
-    assert "layer2" not in layers, "kept whole by all"
-    assert by_unit(iou_by_depth(zoo, bootstrap=2))["a0"][0] == pytest.approx((1 + 1) / (3 + 1))
-
-
-def test_floor_is_exact_for_equal_sizes_and_averages_pairs_otherwise():
-    study = iou_by_depth(similar_zoo(8), bootstrap=2)
-    assert study.floor[0] == pytest.approx(random_floor(16, 5, 5))
-    plan = make_plan([6])
-    kept = [[0, 1], [2, 3], [1, 2, 3, 4]]
-    packed = pack([{"a0": k} for k in kept], {"a0": 6})
-    pairs = [random_floor(6, len(kept[i]), len(kept[j])) for i in range(3) for j in range(3) if i != j]
-    assert unit_floor(packed, units_of(plan, packed, "coupled", "axis")[0]) == pytest.approx(np.mean(pairs))
-
-
-def test_floor_of_many_sizes_is_near_the_full_average():
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 64, 300)
-    packed = pack([{"a0": rng.permutation(64)[:k].tolist()} for k in sizes], {"a0": 64})
-    full = np.mean([random_floor(64, int(a), int(b)) for a, b in rng.choice(sizes, (3000, 2))])
-    assert unit_floor(packed, units_of(make_plan([64]), packed, "coupled", "axis")[0]) == pytest.approx(full, rel=0.05)
-
-
 def test_random_sub_networks_lie_on_the_floor():
     rng = np.random.default_rng(3)
     zoo = similar_zoo(60)
@@ -184,34 +118,6 @@ def test_exclude_and_equal_scores():
         iou_by_depth(make_snapshot([sub_row(i, i, SEA, channels={"a0": [0]}) for i in "ab"]))
 
 
-def test_a_mixture_lists_what_is_there_and_how_to_choose():
-    subs = [
-        sub_row("a", "ta", SEA, channels={"a0": [0]}), sub_row("b", "tb", SEA[:3], channels={"a0": [0]}),
-        sub_row("c", "tc", SEA[:2], channels={"a0": [0]}, producer="random", keep=0.1),
-        sub_row("d", "td", SEA[1:], channels={"a0": [0]}, base_id="base-other"),
-        sub_row("v", "tv", SEA[1:3], channels={"a0": [0]}, generation=1, producer="vote"),
-    ]  # fmt: skip
-    zoo = make_snapshot(subs, bases=[base_row(), base_row("other")])
-    with pytest.raises(errors.MixtureError) as caught:
-        iou_by_depth(zoo)
-    base, producer, keep = caught.value.problems
-    assert base == "base: other (base-other) x 1, toy (base-toy) x 3; choose with base='base-toy'"
-    assert producer == "producer: ifp x 3, random x 1; choose with producer='ifp'"
-    assert keep == "keep: 0.1 x 1, 0.5 x 3; choose with keep=0.5"
-    assert iou_by_depth(zoo, base="toy", producer="ifp", bootstrap=2).about["subnetworks"] == 2
-    assert iou_by_depth(zoo, ids=["a", "b", "c", "v"], bootstrap=2).about["producer"] == "several"
-    with pytest.raises(errors.MixtureError, match="base-other"):
-        iou_by_depth(zoo, ids=["a", "d"])
-    with pytest.raises(errors.EmptyZooError, match="1 of 5"):
-        iou_by_depth(zoo, base="other")
-    with pytest.raises(errors.EmptyZooError, match="no sub-networks"):
-        iou_by_depth(make_snapshot())
-    element = make_snapshot([*subs[:2], sub_row("e", "te", SEA, kind="element")])
-    with pytest.raises(errors.MixtureError, match="no channel sets"):
-        iou_by_depth(element, ids=["a", "e"])
-    assert iou_by_depth(element, bootstrap=2).about["subnetworks"] == 2
-
-
 def test_missing_scores_and_unpruned_sub_networks():
     subs = [sub_row("a", "ta", SEA, channels={"a0": [0]}), sub_row("b", "tb", SEA[:3], channels={"a0": [0]})]
     with pytest.raises(errors.MissingScoresError, match="1 of 2 target tasks"):
@@ -237,39 +143,6 @@ def test_same_seed_same_intervals_and_none_without_resamples():
     assert "nan" not in str(none)
 
 
-def test_drawn_pairs_equal_loops_over_drawn_tasks(monkeypatch):
-    rng = np.random.default_rng(0)
-    n, groups = 7, 3
-    words = [pack([{"a": rng.permutation(9)[:4].tolist()} for _ in range(n)], {"a": 9}).bits["a"] for _ in range(2)]
-    kept = [
-        [set(np.flatnonzero(np.unpackbits(w[i].view(np.uint8), bitorder="little"))) for i in range(n)] for w in words
-    ]
-    group = rng.integers(0, groups + 1, (n, n))
-    weights = bootstrap.task_weights(["t0", "t0", "t1", "t2", "t3", "t4", "t5"], 6, 0)
-    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 1:].sum(axis=1) == 6).all()
-    for block in (bootstrap.NUMBERS_AT_ONCE, 1):
-        monkeypatch.setattr(bootstrap, "NUMBERS_AT_ONCE", block)
-        means, gaps = bootstrap.drawn_pairs([[words[0]], words, []], group, groups, weights)
-        assert np.isnan(means[2]).all() and np.isnan(gaps[2]).all()
-        for line, members in enumerate(([0], [0, 1])):
-            for b, weight in enumerate(weights.astype(int)):
-                drawn = [i for i in range(n) for _ in range(weight[i])]
-                of_target = []
-                for t in drawn:
-                    ious = [[] for _ in range(groups)]
-                    for j in drawn:
-                        if group[t, j]:
-                            ious[group[t, j] - 1].append(np.mean([naive_iou(kept[m][t], kept[m][j]) for m in members]))
-                    of_target.append([np.mean(x) if x else np.nan for x in ious])
-                of_target = np.array(of_target)
-                gap = (of_target[:, 0] - of_target[:, -1])[np.isfinite(of_target[:, 0] - of_target[:, -1])]
-                for g in range(groups):
-                    column = of_target[np.isfinite(of_target[:, g]), g]
-                    expected = column.mean() if len(column) else np.nan
-                    assert means[line, b, g] == pytest.approx(expected, nan_ok=True)
-                assert gaps[line, b, 0] == pytest.approx(gap.mean() if len(gap) else np.nan, nan_ok=True)
-
-
 def test_voted_against_random():
     channels = {"ref": [0, 1], "voted": [0, 1], "random": [1, 2], "other": [4, 5]}
     subs = [
@@ -285,6 +158,8 @@ def test_voted_against_random():
     assert frame.loc["voted", "iou"] == 1 and frame.loc["random", "iou"] == pytest.approx(1 / 3)
     assert frame.loc["voted", "floor"] == pytest.approx(random_floor(8, 2, 2))
     assert "voted (1)" in str(against)
+    some = iou_against(zoo, {"random": ["random"], "nobody": []}, bootstrap=5)
+    assert np.isnan(some.lines["nobody"].mean).all() and "nobody (0)" in str(some) and some.plot()
     alone = iou_against(zoo, ["random"])
     assert alone.lines["given"].mean[0, 0] == pytest.approx(1 / 3), "a voted sub-network is no reference"
     assert iou_against(zoo, ["voted"], reference=["other", "random"]).lines["given"].mean[0, 0] == pytest.approx(1 / 6)
@@ -295,12 +170,3 @@ def test_voted_against_random():
         iou_against(zoo, ["other"])
     with pytest.raises(errors.OptionError):
         iou_against(zoo, ["other"], reference="all")
-
-
-def test_study_prints_and_converts():
-    study = iou_by_depth(similar_zoo(12), bootstrap=10)
-    text = str(study)
-    assert "by=wup" in text and "a8" in text and "last - first" in text and "targets without" in text
-    assert len(study.to_pandas()) == len(study) * 5 == study.to_arrow().num_rows
-    assert "<table>" in study._repr_html_()
-    assert study.gaps["name"] == [unit.name for unit in study.units]
