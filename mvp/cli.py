@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(sub)
     sub.add_argument("--out", required=True, help="safetensors file to write; beside it a .ckpt is kept for resuming")
     sub.add_argument("--epochs", type=int, default=20)
-    sub.add_argument("--lr", type=float, default=0.1)
+    sub.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd for CNNs, adamw for ViTs")
+    sub.add_argument("--lr", type=float, help="peak learning rate; 0.1 (sgd) or 0.001 (adamw) by default")
     sub.add_argument("--batch-size", type=int, default=128)
     _run_options(sub)
 
@@ -156,6 +157,10 @@ def _producer_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--producer", default="ifp", help="see `mvp producers`")
     sub.add_argument("--keep", type=float, default=0.1, help="keep ratio (1 - pruning ratio)")
     sub.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the producer")
+    sub.add_argument(
+        "--sources", type=int, default=0, metavar="N",
+        help="source tasks to draw from the data set's other classes, for producers that need them",
+    )  # fmt: skip
 
 
 def _run_options(sub: argparse.ArgumentParser) -> None:
@@ -169,8 +174,12 @@ def _data(args: argparse.Namespace) -> "Data":
     return load(args.dataset, args.root)
 
 
+def _classes(args: argparse.Namespace) -> list[str]:
+    return [c.strip() for c in args.classes.split(",")]
+
+
 def _task_data(args: argparse.Namespace) -> "Data":
-    return _data(args).subset([c.strip() for c in args.classes.split(",")])
+    return _data(args).subset(_classes(args))
 
 
 def _base(args: argparse.Namespace, z: "Zoo") -> "Base":
@@ -225,20 +234,23 @@ def _pretrain(args: argparse.Namespace) -> None:
 
     logging.getLogger("mvp").setLevel(logging.INFO)
     top1 = pretrain(
-        args.base, _data(args), args.out, epochs=args.epochs, lr=args.lr, batch_size=args.batch_size, seed=args.seed,
-        device=args.device,
+        args.base, _data(args), args.out, epochs=args.epochs, optimizer=args.optimizer, lr=args.lr,
+        batch_size=args.batch_size, seed=args.seed, device=args.device,
     )  # fmt: skip
     sys.stdout.write(f"{args.out}: {args.base}, test accuracy {top1:.4f}\n")
 
 
 def _prune(args: argparse.Namespace) -> None:
     import zoo
+    from mvp.populate import draw_sources
     from mvp.producers import prune
 
-    options, data, z = _options(args), _task_data(args), zoo.open(args.zoo)
+    options, source = _options(args), _data(args)
+    data, z = source.subset(_classes(args)), zoo.open(args.zoo)
     sub = prune(
-        _base(args, z), data, producer=args.producer, keep=args.keep, seed=args.seed, device=args.device, **options
-    )
+        _base(args, z), data, producer=args.producer, keep=args.keep, seed=args.seed, device=args.device,
+        sources=draw_sources(source, data.labels, args.sources, seed=args.seed), **options,
+    )  # fmt: skip
     z.add(sub)
     _show([sub], f"added to {args.zoo}")
 
@@ -261,8 +273,8 @@ def _populate(args: argparse.Namespace) -> None:
     z = zoo.open(args.zoo)
     base = _base(args, z)
     ids = populate(
-        z, base, source, tasks, producer=args.producer, keep=args.keep, seed=args.seed, leep=args.shard is None,
-        device=args.device, **options,
+        z, base, source, tasks, producer=args.producer, keep=args.keep, seed=args.seed, sources=args.sources,
+        leep=args.shard is None, device=args.device, **options,
     )  # fmt: skip
     accuracies = [sub.accuracy or 0.0 for sub in map(z.get, ids)]
     sys.stdout.write(
@@ -342,7 +354,7 @@ def _producers(args: argparse.Namespace) -> None:
 
     rows = [
         {
-            "name": name, "kind": member.kind, "needs": member.needs, "paper": member.paper,
+            "name": name, "kind": member.kind, "needs": member.needs, "paper": member.paper, "widths": member.widths,
             "options": {f.name: f.default for f in dataclasses.fields(member)},
         }
         for name, member in producers().items()

@@ -45,12 +45,13 @@ class Gates:
         plan: Its plan.
         axes: Axes to hook; default all prunable ones.
         scales: Multiply a leaf of ones into every gate. It gets dL/dgate by `backward`; filled with zeros and ones it
-            is a mask of that layer alone.
+            is a mask of that layer alone. Entries of `scales` may be replaced by other tensors: of shape (n,), one of
+            them shared by several layers, or of shape (batch, n), a gate for each image.
         activations: Accumulate activations.
         order: 1 for the mean absolute activation, 2 for the root mean square.
 
     Attributes:
-        scales: {(axis, layer): Parameter of ones, shape (n,)}; empty without `scales`.
+        scales: {(axis, layer): Parameter of ones, shape (n,), or what replaced it}; empty without `scales`.
 
     Raises:
         PlanError: The model lacks a module that the plan names.
@@ -69,7 +70,7 @@ class Gates:
     ) -> None:
         if order not in (1, 2):
             raise OptionError("order of the activation norm", got=order, expected="1 or 2")
-        self.scales: dict[Key, nn.Parameter] = {}
+        self.scales: dict[Key, torch.Tensor] = {}
         self._modules = dict(model.named_modules())
         self._order, self._accumulate = order, activations
         self._handles: list[Any] = []
@@ -115,8 +116,9 @@ class Gates:
         for gate in gates:
             if gate.key in self.scales:
                 scale = self.scales[gate.key]
-                each = torch.cat([scale, scale.new_ones(1)])[gate.owner].to(x.dtype)
-                x = x * each.view([-1 if d == gate.dim % x.ndim else 1 for d in range(x.ndim)])
+                each = torch.cat([scale, scale.new_ones(*scale.shape[:-1], 1)], -1)[..., gate.owner].to(x.dtype)
+                own = [-1 if d == gate.dim % x.ndim else 1 for d in range(x.ndim)]
+                x = x * each.view([len(each), *own[1:]] if each.ndim == 2 else own)
         return x
 
     def _add(self, x: torch.Tensor, gate: _Gate) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvp.data import Data, draw_tasks
-from mvp.producers import Producer, check_keep, resolve
+from mvp.producers import Producer, check_keep, check_sources, recorded, resolve
 from mvp.progress import bar
 from mvp.score import combine, prototypes, score_pairs
+from mvp.train import derive_seed
 from zoo.errors import OptionError
 from zoo.records import Base
 
@@ -29,6 +30,7 @@ def populate(
     producer: "str | type | Producer" = "ifp",
     keep: float = 0.1,
     seed: int = 0,
+    sources: int = 0,
     leep: bool = True,
     device: str | None = None,
     progress: bool = True,
@@ -47,6 +49,7 @@ def populate(
         producer: See `mvp.prune`.
         keep: See `mvp.prune`.
         seed: Seed of every pruning run, and recorded in the tasks as the seed of their draw.
+        sources: Source tasks drawn for each task, for producers that need them (see `draw_sources`).
         leep: End with the LEEP of all pairs; leave it out while other processes fill the same zoo.
         device: CUDA when there is one, when None.
         progress: Show a progress bar with an estimate when the output is a terminal.
@@ -57,7 +60,8 @@ def populate(
     """
     check_keep(keep)
     member = resolve(producer, **options)
-    done = _finished(z, base, member, keep, seed)
+    check_sources(member, range(sources))
+    done = _finished(z, base, member, keep, seed, sources)
     class_prototypes = None
     ids = []
     with bar(progress=progress) as shown:
@@ -67,7 +71,8 @@ def populate(
             if data.task.id not in done:
                 if class_prototypes is None:
                     class_prototypes = prototypes(base, source, device=device)
-                sub = member.prune(base, data, keep=keep, seed=seed, device=device, progress=False)
+                others = check_sources(member, draw_sources(source, labels, sources, seed=seed))
+                sub = member.prune(base, data, keep=keep, seed=seed, device=device, progress=False, **others)
                 vector = combine(class_prototypes[[source.labels.index(label) for label in labels]])
                 done[data.task.id] = z.add(dataclasses.replace(sub, embeddings={"prototype": vector}))
             ids.append(done[data.task.id])
@@ -77,16 +82,32 @@ def populate(
     return ids
 
 
-def _finished(z: "Zoo", base: Base, member: Producer, keep: float, seed: int) -> dict[str, str]:
+def _finished(z: "Zoo", base: Base, member: Producer, keep: float, seed: int, sources: int) -> dict[str, str]:
     """{task id: sub-network id} of what an earlier run of the same options left."""
-    wanted = json.loads(json.dumps(dataclasses.asdict(member)))  # type: ignore[call-overload]
+    wanted = recorded(member)
     rows = z.sql(
         "select task_id, id, options from subnetworks where base_id = ? and producer = ? and keep = ? and seed = ? "
         "order by created_at desc, id desc",
         [base.id, member.name, keep, seed],
     ).fetchall()
     # Equal as a whole: one that was fine-tuned later says so in its options, and is another sub-network.
-    return {task: i for task, i, stored in rows if json.loads(stored) == wanted}
+    done = {}
+    for task, i, stored in rows:
+        found = json.loads(stored)
+        if len(found.pop("sources", [])) == sources and found == wanted:
+            done[task] = i
+    return done
+
+
+def draw_sources(source: Data, labels: Sequence[str], n: int, *, seed: int = 0) -> list[Data]:
+    """Source tasks for a task: `n` random ones of as many classes, from the data set's other classes.
+
+    Raises:
+        OptionError: The data set has too few other classes for so many different tasks.
+    """
+    others = [label for label in source.labels if label not in set(labels)]
+    drawn = draw_tasks(others, n, n_classes=len(labels), seed=derive_seed(seed, "sources", *labels)) if n else []
+    return [source.subset(task, seed=seed) for task in drawn]
 
 
 def draw_related(

@@ -5,8 +5,11 @@ A producer is a frozen dataclass of its options with a `prune` method, registere
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, overload, runtime_checkable
 
 from mvp.data import Data
@@ -24,18 +27,27 @@ class Producer(Protocol):
         name: Its name in records and on the command line.
         paper: Where the method is described.
         kind: What it removes: "filter", "node", "head" or "element"; several joined by "+".
-        needs: What it needs beside the base: "nothing", "task data", "source tasks".
+        needs: What it needs beside the base: "nothing", "task data" or "source tasks" (other tasks too; its `prune`
+            then has a parameter `sources`), with "GPU" added where it is hardly usable without one.
+        widths: What `keep` means. "equal": every prunable axis keeps max(1, round(keep n)) units. "budget": widths
+            differ, and the sub-network costs at most as much as one of "equal" widths does. "learned": the method
+            decides, `keep` is recorded only. "full": nothing but single weights goes, and `keep` is their share.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     kind: ClassVar[str]
     needs: ClassVar[str]
+    widths: ClassVar[str]
 
     def prune(
         self, base: Base, data: Data, *, keep: float, seed: int = 0, device: str | None = None, progress: bool = True
     ) -> SubNetwork:
-        """Prunes `base` for `data.task` down to `keep` of every prunable axis."""
+        """Prunes `base` for `data.task`; see `widths` for what `keep` means.
+
+        The record's options are `recorded(self)`; its metrics hold "accuracy" (test split), "seconds" and "steps"
+        (optimiser steps on the base's own network), as far as the method has them.
+        """
         ...
 
 
@@ -78,15 +90,34 @@ def resolve(producer: "str | type | Producer", **options: Any) -> Producer:
     return chosen
 
 
+def recorded(producer: Producer, sources: Sequence[Data] = ()) -> dict[str, Any]:
+    """What a record keeps of a producer's options, as JSON values.
+
+    A file is recorded by the SHA-256 of its bytes, not by where it lay; source tasks by their ids, under "sources".
+    """
+    options = dataclasses.asdict(producer)  # type: ignore[call-overload]
+    for name, value in options.items():
+        if isinstance(value, Path):
+            options[name] = hashlib.sha256(value.read_bytes()).hexdigest()
+    if sources:
+        options["sources"] = [d.task.id for d in sources]
+    return json.loads(json.dumps(options))
+
+
+def needs_sources(producer: Producer) -> bool:
+    """Whether its `prune` takes other tasks too."""
+    return "source tasks" in producer.needs
+
+
 @overload
 def prune(
     base: Base, data: Data, *, producer: "str | type | Producer" = ..., keep: float = ..., seed: int = ...,
-    device: str | None = ..., progress: bool = ..., **options: Any,
+    device: str | None = ..., progress: bool = ..., sources: Sequence[Data] = ..., **options: Any,
 ) -> SubNetwork: ...  # fmt: skip
 @overload
 def prune(
     base: Base, data: Sequence[Data], *, producer: "str | type | Producer" = ..., keep: float = ..., seed: int = ...,
-    device: str | None = ..., progress: bool = ..., **options: Any,
+    device: str | None = ..., progress: bool = ..., sources: Sequence[Data] = ..., **options: Any,
 ) -> list[SubNetwork]: ...  # fmt: skip
 def prune(
     base: Base,
@@ -97,6 +128,7 @@ def prune(
     seed: int = 0,
     device: str | None = None,
     progress: bool = True,
+    sources: Sequence[Data] = (),
     **options: Any,
 ) -> SubNetwork | list[SubNetwork]:
     """Prunes a base for one task or for many.
@@ -105,23 +137,42 @@ def prune(
         base: From `mvp.load_base`.
         data: Images of the task, or a list of them.
         producer: A name (`mvp producers` lists them), class or instance.
-        keep: Share of every prunable axis to keep, in (0, 1] (1 - pruning ratio).
+        keep: Keep ratio (1 - pruning ratio), in (0, 1]; what it means for a producer is its `widths`: the share of
+            every prunable axis, or the cost of the sub-network that keeps this share.
         seed: Seed of everything random in the run.
         device: CUDA when there is one, when None.
         progress: Show a progress bar when the output is a terminal.
+        sources: Other tasks, for the producers that need them ("source tasks").
         **options: The producer's options.
 
     Returns:
         A sub-network, or a list in the order of `data`.
 
     Raises:
-        OptionError: keep outside (0, 1], an unknown producer or option.
+        OptionError: keep outside (0, 1], an unknown producer or option, sources for a producer that takes none or none
+            for one that needs them.
     """
     check_keep(keep)
     member = resolve(producer, **options)
+    more = check_sources(member, sources)
     if isinstance(data, Data):
-        return member.prune(base, data, keep=keep, seed=seed, device=device, progress=progress)
-    return [member.prune(base, d, keep=keep, seed=seed, device=device, progress=progress) for d in data]
+        return member.prune(base, data, keep=keep, seed=seed, device=device, progress=progress, **more)
+    return [member.prune(base, d, keep=keep, seed=seed, device=device, progress=progress, **more) for d in data]
+
+
+def check_sources(producer: Producer, sources: Sequence[Any]) -> dict[str, Any]:
+    """The keyword argument for the producer's `prune`: its sources, or nothing where it takes none.
+
+    Raises:
+        OptionError: Sources for a producer that takes none, or none for one that needs them.
+    """
+    if needs_sources(producer) != bool(sources):
+        raise OptionError(
+            f"{producer.name}: source tasks", got=f"{len(sources)}",
+            expected="at least 1" if needs_sources(producer) else "none; it learns from the task alone",
+            hint="Give sources=[...] (`--sources N` on the command line)." if not sources else None,
+        )  # fmt: skip
+    return {"sources": sources} if sources else {}
 
 
 def check_keep(keep: float) -> None:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from mvp.data import Data
 from mvp.finetune import check_data, seeded_noise
-from mvp.gates import Gates
+from mvp.importance import activation, taylor
 from mvp.masks import apply_masks, layer_sets
+from mvp.options import at_least, between, check_options, one_of, whole
 from mvp.plan import keep_counts
 from mvp.producers import check_keep
 from mvp.progress import track
@@ -66,30 +66,14 @@ class IFP:
     paper: ClassVar[str] = "MVP (Zhao et al.), Alg. 2"
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "task data"
+    widths: ClassVar[str] = "equal"
 
     def __post_init__(self) -> None:
-        whole = [self.steps, self.batch_size] + ([] if self.prune_every is None else [self.prune_every])
-        parts = [self.prune_share, self.lr, self.weight_decay]
-        if not all(isinstance(v, int) for v in whole) or not all(isinstance(v, int | float) for v in parts):
-            raise OptionError(
-                "ifp: options of the wrong type", got=asdict(self),
-                expected="whole steps, batch_size and prune_every; numbers for prune_share, lr and weight_decay",
-            )  # fmt: skip
-        problems = []
-        if self.importance not in ("activation", "taylor"):
-            problems.append(f"importance: got {self.importance!r}, expected 'activation' or 'taylor'")
-        if self.mode not in ("coupled", "independent"):
-            problems.append(f"mode: got {self.mode!r}, expected 'coupled' or 'independent'")
-        if self.steps < 1 or self.batch_size < 2:
-            problems.append(f"steps {self.steps}, batch_size {self.batch_size}: expected at least 1 and 2")
-        if not 0 < self.prune_share < 1:
-            problems.append(f"prune_share: got {self.prune_share}, expected a share in (0, 1)")
-        if self.prune_every is not None and self.prune_every < 1:
-            problems.append(f"prune_every: got {self.prune_every}, expected at least 1")
-        if self.lr < 0 or self.weight_decay < 0:
-            problems.append(f"lr {self.lr}, weight_decay {self.weight_decay}: expected 0 or more")
-        if problems:
-            raise OptionError("ifp: options out of range", problems=problems)
+        check_options(
+            self, importance=one_of("activation", "taylor"), steps=whole(1), prune_share=between(0, 1, open=True),
+            prune_every=whole(1, optional=True), lr=at_least(0), batch_size=whole(2), weight_decay=at_least(0),
+            mode=one_of("coupled", "independent"),
+        )  # fmt: skip
         # Options are what a record stores and what a resumed run compares, so they say what was used.
         object.__setattr__(self, "prune_every", self._every)
 
@@ -146,7 +130,7 @@ class IFP:
         top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
         return export(
             model, base, data.task, sets, producer=self.name, keep=keep, mode=self.mode, seed=seed,
-            options=asdict(self), metrics={"accuracy": top1, "seconds": seconds},
+            options=asdict(self), metrics={"accuracy": top1, "seconds": seconds, "steps": self.steps},
         )  # fmt: skip
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -180,15 +164,12 @@ class IFP:
     ) -> Sets:  # fmt: skip
         """Importance of every remaining unit over all training images, by key of `sets`."""
         axes = sorted({key.partition("@")[0] for key in sets})
-        measure = _activation if self.importance == "activation" else _taylor
+        measure = activation if self.importance == "activation" else taylor
         by_writer = measure(model, plan, axes, data, spec, where)
         if self.mode == "coupled":
-            scores = {axis: sum(v.double().cpu() for v in by_writer[axis].values()).numpy() for axis in axes}  # type: ignore[union-attr]
+            scores = {axis: torch.stack(list(by_writer[axis].values())).sum(0).numpy() for axis in axes}
         else:
-            scores = {
-                key: by_writer[key.partition("@")[0]][key.partition("@")[2]].double().cpu().numpy()[sets[key]]
-                for key in sets
-            }
+            scores = {key: by_writer[key.partition("@")[0]][key.partition("@")[2]].numpy()[sets[key]] for key in sets}
         if self.importance == "taylor":
             for key, now in scores.items():
                 full = memory.setdefault(key, np.full(_size(base, key), np.nan))
@@ -199,37 +180,3 @@ class IFP:
 
 def _size(base: Base, key: str) -> int:
     return base.plan["axes"][key.partition("@")[0]]["n"]
-
-
-def _chunks(data: Data, size: int) -> "list[tuple[Tensor, Tensor]]":
-    x, y = data.train_images, data.train_labels
-    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
-
-
-@torch.no_grad()
-def _activation(
-    model: nn.Module, plan: dict[str, Any], axes: list[str], data: Data, spec: InputSpec, where: torch.device
-) -> dict[str, dict[str, Tensor]]:
-    model.eval()
-    with Gates(model, plan, axes, scales=False) as gates:
-        for x, _ in _chunks(data, 500):
-            model(spec(x.to(where)))
-        return gates.activations()
-
-
-def _taylor(
-    model: nn.Module, plan: dict[str, Any], axes: list[str], data: Data, spec: InputSpec, where: torch.device
-) -> dict[str, dict[str, Tensor]]:
-    """(dL/dgate)^2 averaged over mini-batches of 128."""
-    model.eval()
-    total: dict[str, dict[str, Tensor]] = {axis: {} for axis in axes}
-    chunks = _chunks(data, 128)
-    with Gates(model, plan, axes, activations=False) as gates:
-        keys = list(gates.scales)
-        for x, y in chunks:
-            loss = F.cross_entropy(model(spec(x.to(where))), y.to(where))
-            grads = torch.autograd.grad(loss, [gates.scales[k] for k in keys])
-            for (axis, writer), grad in zip(keys, grads, strict=True):
-                squared = grad.detach() ** 2 / len(chunks)
-                total[axis][writer] = total[axis].get(writer, torch.zeros_like(squared)) + squared
-    return total

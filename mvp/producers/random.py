@@ -26,6 +26,7 @@ class RandomChannels:
     paper: ClassVar[str] = "MVP (Zhao et al.), sec. 5.2"
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "nothing"
+    widths: ClassVar[str] = "equal"
 
     def prune(
         self, base: Base, data: Data, *, keep: float, seed: int = 0, device: str | None = None, progress: bool = True

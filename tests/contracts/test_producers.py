@@ -1,8 +1,6 @@
 """What every producer owes the zoo, whatever its method. A new producer: add tiny options for it to TINY."""
 
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 import mvp
 import zoo
 from mvp.plan import prunable
-from mvp.producers import Producer, producers, prune, resolve
+from mvp.producers import Producer, needs_sources, producers, prune, recorded, resolve
 from mvp.subnetwork import cost, task_model
 from mvp.surgery import masked, scatter
 from mvp.train import accuracy
@@ -22,9 +20,26 @@ from zoo.errors import OptionError
 
 # Options that make a run on the tiny data take well under a second; {} where the defaults do.
 TINY = {"ifp": {"steps": 8, "prune_every": 1, "prune_share": 0.5, "batch_size": 16}, "random": {}}
+MEMBERS = producers()
+# What the tiny bases have: a producer runs on a base when it removes something that the base has.
+UNITS = {"cnn": {"filter", "element"}, "vit": {"node", "head", "element"}}
 
-everyone = pytest.mark.parametrize("name", sorted(producers()))
-on_each_base = pytest.mark.parametrize("base", ["cnn", "vit"])
+
+def bases_of(name):
+    return [base for base, has in UNITS.items() if has & set(MEMBERS[name].kind.split("+"))]
+
+
+everyone = pytest.mark.parametrize("name", sorted(MEMBERS))
+on_each_base = pytest.mark.parametrize(
+    ("name", "base"), [(name, base) for name in sorted(MEMBERS) for base in bases_of(name)]
+)
+
+
+def tiny_prune(name, base, data=None, *, keep=0.3, seed=0):
+    """One run with the options of TINY, and with source tasks where the producer needs them."""
+    sources = [tiny.task(5, 6, 7), tiny.task(7, 8, 9)] if needs_sources(MEMBERS[name]) else []
+    data = data or tiny.task()
+    return prune(tiny.base(base), data, producer=name, keep=keep, seed=seed, sources=sources, **TINY[name])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +50,7 @@ def run():
     def run(name, base, keep=0.3, seed=0):
         key = (name, base, keep, seed)
         if key not in made:
-            made[key] = prune(tiny.base(base), tiny.task(), producer=name, keep=keep, seed=seed, **TINY[name])
+            made[key] = tiny_prune(name, base, keep=keep, seed=seed)
         return made[key]
 
     return run
@@ -57,9 +72,9 @@ def test_it_says_what_it_is(name):
     assert isinstance(member, Producer) and member.name == name
     assert all(isinstance(v, str) and v.strip() for v in (member.paper, member.needs))
     assert set(member.kind.split("+")) <= {"filter", "node", "head", "element"}
+    assert member.widths in ("equal", "budget", "learned", "full")
 
 
-@everyone
 @on_each_base
 def test_its_record_can_be_stored_and_read_back(name, base, run, tmp_path):
     sub = run(name, base)
@@ -75,23 +90,31 @@ def test_its_record_can_be_stored_and_read_back(name, base, run, tmp_path):
     assert torch.equal(mvp.build(again)(torch.ones(1, 3, 8, 8)), mvp.build(sub)(torch.ones(1, 3, 8, 8)))
 
 
-@everyone
 @on_each_base
 @pytest.mark.parametrize("keep", [0.05, 0.3, 1.0])
-def test_it_keeps_the_asked_share_of_every_axis(name, base, keep, run):
+def test_it_keeps_what_keep_means_for_it(name, base, keep, run):
     sub, plan = run(name, base, keep), tiny.base(base).plan
-    if sub.kind != "structured":
-        pytest.skip("does not remove whole channels")
     got = {axis: len(kept) for axis, kept in sub.channels.items()}
-    assert got == {axis: max(1, round(keep * plan["axes"][axis]["n"])) for axis in prunable(plan)}
+    equal = {axis: max(1, round(keep * plan["axes"][axis]["n"])) for axis in prunable(plan)}
+    widths = MEMBERS[name].widths
+    if widths == "equal":
+        assert got == equal
+    if widths == "budget":
+        limit = cost(sub.base, {axis: range(n) for axis, n in equal.items()}, 3)[1]
+        assert sub.macs <= limit
+        for axis, n in got.items():
+            if n < plan["axes"][axis]["n"]:
+                wider = {a: range(k + (a == axis)) for a, k in got.items()}
+                assert cost(sub.base, wider, 3)[1] > limit
+    if widths == "full":
+        assert sub.kind == "element" and not sub.channels
     assert (sub.params, sub.macs) == cost(sub.base, sub.channels, 3)
 
 
-@everyone
 @on_each_base
 def test_a_seed_decides_everything(name, base, run):
     sub = run(name, base)
-    again = prune(tiny.base(base), tiny.task(), producer=name, keep=0.3, seed=0, **TINY[name])
+    again = tiny_prune(name, base)
     assert again.id == sub.id and again.accuracy == sub.accuracy
     assert run(name, base, seed=1).weights_digest != sub.weights_digest
 
@@ -100,12 +123,12 @@ def test_a_seed_decides_everything(name, base, run):
 def test_torchs_own_random_numbers_decide_nothing_and_go_on_as_if_nothing_had_been(name, run):
     torch.manual_seed(1234)
     before = torch.get_rng_state()
-    noisy = [prune(tiny.base("dropout"), tiny.task(), producer=name, keep=0.3, **TINY[name]) for _ in range(2)]
+    base = "dropout" if "cnn" in bases_of(name) else "vit"
+    noisy = [tiny_prune(name, base) for _ in range(2)]
     assert torch.equal(torch.get_rng_state(), before)
     assert noisy[0].id == noisy[1].id
 
 
-@everyone
 @on_each_base
 def test_the_built_model_is_slim_and_equals_the_masked_full_one(name, base, run):
     sub = run(name, base)
@@ -123,7 +146,6 @@ def test_the_built_model_is_slim_and_equals_the_masked_full_one(name, base, run)
         torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
-@everyone
 @on_each_base
 def test_its_accuracy_is_that_of_the_built_model(name, base, run):
     sub, data = run(name, base), tiny.task()
@@ -133,24 +155,45 @@ def test_its_accuracy_is_that_of_the_built_model(name, base, run):
 
 @everyone
 def test_its_options_are_recorded_as_used(name, run):
-    assert dict(run(name, "cnn").options) == json.loads(json.dumps(asdict(resolve(name, **TINY[name]))))
+    sub = run(name, bases_of(name)[0])
+    options = {k: v for k, v in sub.options.items() if k != "sources"}
+    assert options == recorded(resolve(name, **TINY[name]))
+    assert len(sub.options.get("sources", [])) == (2 if needs_sources(MEMBERS[name]) else 0)
+
+
+@everyone
+def test_source_tasks_are_asked_for_where_they_are_needed_and_refused_elsewhere(name):
+    base, sources = tiny.base(bases_of(name)[0]), [] if needs_sources(MEMBERS[name]) else [tiny.task(5, 6, 7)]
+    with pytest.raises(OptionError, match="source tasks"):
+        prune(base, tiny.task(), producer=name, sources=sources, **TINY[name])
+
+
+@everyone
+@pytest.mark.parametrize("base", ["cnn", "vit"])
+def test_a_base_without_anything_it_could_remove(name, base):
+    if base in bases_of(name):
+        pytest.skip("it runs there")
+    with pytest.raises(OptionError, match=name):
+        tiny_prune(name, base)
 
 
 @everyone
 @pytest.mark.parametrize("keep", [0, -0.1, 1.01, float("nan")])
 def test_keep_outside_its_range(name, keep):
     with pytest.raises(OptionError, match="keep"):
-        prune(tiny.base(), tiny.task(), producer=name, keep=keep)
+        tiny_prune(name, bases_of(name)[0], keep=keep)
+    member = resolve(name, **TINY[name])
+    more = {"sources": [tiny.task(5, 6, 7)]} if needs_sources(member) else {}
     with pytest.raises(OptionError, match="keep"):
-        resolve(name).prune(tiny.base(), tiny.task(), keep=keep)
+        member.prune(tiny.base(bases_of(name)[0]), tiny.task(), keep=keep, **more)
 
 
 @everyone
 def test_many_tasks_give_a_list_in_their_order(name, run):
-    other = tiny.task(4, 3)
-    subs = prune(tiny.base(), [other, tiny.task()], producer=name, keep=0.3, **TINY[name])
+    other, base = tiny.task(4, 3, 5), bases_of(name)[0]
+    subs = tiny_prune(name, base, [other, tiny.task()])
     assert [s.task for s in subs] == [other.task, tiny.task().task]
-    assert subs[1].id == run(name, "cnn").id
+    assert subs[1].id == run(name, base).id
 
 
 @everyone
