@@ -52,7 +52,13 @@ class Files:
         self.uri = self.root if self.local else text.rstrip("/")
 
     def path(self, name: str) -> str:
-        """Full path of a name."""
+        """Full path of a name.
+
+        Raises:
+            OptionError: The name leaves the root.
+        """
+        if name.startswith("/") or ".." in name.split("/"):
+            raise OptionError("a file of a zoo is named relative to the zoo", got=repr(name)[:80])
         return f"{self.root}/{name}" if name else self.root
 
     def names(self, folder: str = "", *, recursive: bool = False) -> list[str]:

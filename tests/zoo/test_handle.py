@@ -1,13 +1,11 @@
 """The handle: its small methods, and that queries and studies get what was said."""
 
-import shutil
 import threading
-from pathlib import Path
 
 import pytest
 
 import zoo
-from zoo.errors import EmptyZooError, NotAZooError, NotFoundError, OptionError, ReadOnlyError
+from zoo.errors import EmptyZooError, NotFoundError, OptionError, ReadOnlyError
 
 
 @pytest.fixture
@@ -116,47 +114,3 @@ def test_threads_may_share_a_handle(z, new_sub):
     for thread in threads:
         thread.join()
     assert not errors and len(z) == 12 and z.verify().ok
-
-
-@pytest.fixture
-def shipped(full, tmp_path, monkeypatch):
-    """A sample zoo in a folder of shipped data."""
-    folder = tmp_path / "site-packages" / "zoo" / "_data"
-    folder.mkdir(parents=True)
-    shutil.copytree(full.path, folder / "sample.zoo")
-    monkeypatch.setattr("zoo.opening.data_path", lambda name: folder / name)
-    return folder / "sample.zoo"
-
-
-def test_reading_the_sample_writes_nothing(shipped):
-    def state():
-        return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in shipped.parent.rglob("*")}
-
-    before = state()
-    s = zoo.sample()
-    s.nearest(["dog", "cat"], k=2)
-    s.iou_by_depth(groups=2, producer="ifp", bootstrap=10)
-    assert s.read_only and len(s) == 8 and s.get(s.ids()[0]).weights and s.sql("select 1").fetchall() and s.verify().ok
-    assert state() == before
-    with pytest.raises(ReadOnlyError, match="copy_to"):
-        s.remove(s.ids()[0])
-
-
-def test_a_copy_of_the_sample_may_be_written(shipped, tmp_path, new_sub):
-    for file in shipped.rglob("*"):
-        if file.is_file():
-            file.chmod(0o444)
-    copy = zoo.sample(copy_to=tmp_path / "mine")
-    assert not copy.read_only and Path(copy.path) == tmp_path / "mine" and len(copy) == 8
-    copy.add(new_sub(50))
-    assert len(copy) == 9 and len(zoo.sample()) == 8 and copy.verify().ok
-    with pytest.raises(NotAZooError, match="not empty"):
-        zoo.sample(copy_to=tmp_path / "mine")
-
-
-def test_the_shipped_sample_is_sound_if_it_is_there():
-    try:
-        s = zoo.sample()
-    except NotFoundError:
-        pytest.skip("data/sample.zoo is not there")
-    assert len(s) > 0 and s.read_only and s.get(s.ids()[0]).accuracy is not None

@@ -12,7 +12,6 @@ from factory import PLAN, make_base, make_sub, make_task, make_tensors
 import zoo
 from zoo.errors import (
     CorruptionError,
-    FormatError,
     NotAZooError,
     NotFoundError,
     OptionError,
@@ -33,66 +32,11 @@ def blobs(path) -> list[Path]:
 # Opening
 
 
-def test_an_absent_and_an_empty_path_become_a_zoo(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for name in ("absent", "empty", "deep/er"):
-        z = zoo.open(tmp_path / name)
-        assert len(z) == 0 and z.version == "b0-c0-s0-t0" and z.ids() == [] and z.bases() == []
-    assert json.loads((tmp_path / "absent" / "zoo.json").read_text()) == {"format": 1, "project": "mvp-zoo"}
-    assert {p.name for p in (tmp_path / "absent").iterdir()} == {"bases", "tasks", "subnetworks", "scores", "zoo.json"}
-
-
-def test_a_folder_that_is_no_zoo_is_left_alone(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(NotAZooError, match=r"notes\.txt"):
-        zoo.open(tmp_path)
-    assert list(state(tmp_path)) == ["notes.txt"]
-    with pytest.raises(NotAZooError):
-        zoo.open(tmp_path / "notes.txt")
-    with pytest.raises(NotAZooError):
-        zoo.open(tmp_path / "absent", create=False)
-    assert not (tmp_path / "absent").exists()
-
-
-def test_a_creation_that_was_cut_short_goes_on(tmp_path):
-    zoo.open(tmp_path / "z")
-    (tmp_path / "z" / "zoo.json").unlink()
-    with pytest.raises(NotAZooError, match="unfinished"):
-        zoo.open(tmp_path / "z", create=False)
-    assert len(zoo.open(tmp_path / "z")) == 0 and (tmp_path / "z" / "zoo.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("marker", "error"),
-    [('{"format": 2, "project": "mvp-zoo"}', FormatError), ('{"format": 1, "project": "x"}', NotAZooError),
-     ('{"format": 1, "proj', CorruptionError), ("[]", CorruptionError), ('{"project": "mvp-zoo"}', CorruptionError),
-     ('{"format": "one", "project": "mvp-zoo"}', CorruptionError)],
-)  # fmt: skip
-def test_the_marker_is_checked(z, marker, error):
-    (Path(z.path) / "zoo.json").write_text(marker)
-    with pytest.raises(error):
-        zoo.open(z.path)
-
-
 def test_a_zoo_without_one_of_its_tables_is_corrupt_not_empty(z, new_sub):
     z.add(new_sub())
     (Path(z.path) / "subnetworks").rename(Path(z.path).parent / "taken")
     with pytest.raises(CorruptionError, match="subnetworks"):
         len(zoo.open(z.path))
-
-
-@pytest.mark.parametrize("name", ["with space", "ü#?&%", "[brackets]", "quote'\""])
-def test_paths_with_special_characters(tmp_path, new_sub, name):
-    z = zoo.open(tmp_path / name)
-    key = z.add(new_sub())
-    assert zoo.open(str(tmp_path / name)).get(key).weights["fc.bias"].shape == (5,) and z.verify().ok
-
-
-def test_paths_that_delta_lake_would_decode_are_refused(tmp_path):
-    with pytest.raises(OptionError, match="percent"):
-        zoo.open(tmp_path / "a%20b")
-    with pytest.raises(OptionError):
-        zoo.open("")
 
 
 # Adding and getting
@@ -179,23 +123,6 @@ def test_a_sub_network_moves_to_another_zoo(z, new_sub, tmp_path):
     assert np.array_equal(other.get(key).weights["fc.bias"], new_sub().weights["fc.bias"])
 
 
-def test_ids_may_be_shortened(z, new_sub):
-    keys = z.add_many([new_sub(i) for i in range(3)])
-    assert z.get(keys[0][:6]).id == keys[0] and z.base(z.base().id[:6]).id == z.base().id
-    for bad in (keys[0][:5], "", "f" * 64, "zzzzzz", keys[0] + "0"):
-        with pytest.raises(NotFoundError):
-            z.get(bad)
-    with pytest.raises(NotFoundError):
-        z.get(None)
-
-
-def test_an_ambiguous_prefix_lists_what_has_it(z):
-    snapshot = z.snapshot()
-    snapshot.__dict__["rows"] = {"abcdef11": 0, "abcdef22": 1}
-    with pytest.raises(NotFoundError, match="abcdef11"):
-        snapshot.find("abcdef")
-
-
 def test_the_stored_plan_is_authoritative(z):
     z.add(make_sub(0))
     other = json.loads(json.dumps(PLAN))
@@ -233,12 +160,6 @@ def test_a_version_is_pinned_and_read_only(z, new_sub):
     for write in (*adds, lambda: old.remove(first), old.compact, old.gc):
         with pytest.raises(ReadOnlyError, match="pinned"):
             write()
-
-
-@pytest.mark.parametrize("token", ["", "b1", "b1-c1-s1-t1-x", "b-c-s-t", "1-1-1-1", "b1-c1-s1-t1\n", None.__class__])
-def test_tokens_that_are_none(z, token):
-    with pytest.raises(OptionError):
-        zoo.open(z.path, version=token)
 
 
 def test_a_version_that_is_not_there_yet(z):

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from factory import make_sub
 
 import zoo
 from zoo import arrow, upkeep
@@ -15,21 +14,11 @@ from zoo.errors import (
     CorruptionError,
     OptionError,
 )
-from zoo.snapshot import order
 from zoo.store import SMALL_FILES
 
 
 def blobs(path) -> list[Path]:
     return sorted(Path(path).glob("weights/*/*.parquet"))
-
-
-def test_rows_are_in_order_and_the_earliest_of_an_id_stays():
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    subs = [make_sub(i, created_at=at + timedelta(seconds=s)) for i, s in ((0, 5), (1, 1), (2, 1), (3, 9), (1, 0))]
-    table = order("subnetworks", arrow.to_table("subnetworks", [arrow.subnetwork_row(s) for s in subs]))
-    times, ids = table["created_at"].to_pylist(), table["id"].to_pylist()
-    assert ids == [subs[4].id, subs[2].id, subs[0].id, subs[3].id] and times == sorted(times)
-    arrow.check("subnetworks", table)
 
 
 def test_two_processes_that_add_the_same_record(z, new_sub):
