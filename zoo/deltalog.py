@@ -88,6 +88,14 @@ def log_name(table: str, version: int) -> str:
     return f"{table}/_delta_log/{version:020}.json"
 
 
+def without_location(entry: str) -> str:
+    """A log entry (JSON lines) whose commit information does not say in which folder it was made."""
+    actions = [json.loads(line) for line in entry.splitlines() if line]
+    for action in actions:
+        action.get("commitInfo", {}).get("operationParameters", {}).pop("location", None)
+    return "".join(json.dumps(action, separators=(",", ":")) + "\n" for action in actions)
+
+
 def check_commit(files: Files, table: str, version: int) -> tuple[list[str], list[str]]:
     """Read one log entry and compare it with its seal.
 

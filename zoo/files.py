@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -110,21 +111,41 @@ class Files:
                 with self._fs.open_output_stream(self.path(name)) as stream:
                     stream.write(data)
                 return
-            target = Path(self.path(name))
-            new_folders = [p for p in (target.parent, *target.parent.parents) if not p.exists()]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+            self._place(name, data, Path.replace)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """`put` on a local file system unless the file is there already; of several writers one wins.
+
+        Returns:
+            Whether this call wrote it.
+
+        Raises:
+            ReadOnlyError: The folder cannot be written.
+            ZooError: The disk is full or failed.
+        """
+        with writing(self.root):
             try:
-                with temporary.open("xb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                temporary.replace(target)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
-            for folder in (target.parent, *(p.parent for p in new_folders)):
-                _fsync(folder)
+                self._place(name, data, lambda temporary, target: target.hardlink_to(temporary))
+            except FileExistsError:
+                return False
+            return True
+
+    def _place(self, name: str, data: bytes, move: Callable[[Path, Path], object]) -> None:
+        """Write a temporary file beside the target, make it durable, then move it into place."""
+        target = Path(self.path(name))
+        new_folders = [p for p in (target.parent, *target.parent.parents) if not p.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            move(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for folder in (target.parent, *(p.parent for p in new_folders)):
+            _fsync(folder)
 
     def size(self, name: str) -> int:
         """Size of a file in bytes."""

@@ -7,16 +7,18 @@ keeps the log. So a power cut leaves at most a file that no log entry names.
 import json
 import random
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoo import arrow
-from zoo.deltalog import DAMAGED, SEAL, check_commit, delta, log_name, seal
+from zoo.deltalog import DAMAGED, SEAL, check_commit, delta, log_name, seal, without_location
 from zoo.errors import ConflictError, CorruptionError, NotFoundError, ZooError
 from zoo.files import Files
 
@@ -55,22 +57,34 @@ class Table:
         return f"{self.files.uri}/{self.name}"
 
     def create(self) -> None:
-        """Make the empty table unless it exists."""
-        from deltalake import DeltaTable
+        """Make the empty table unless it exists.
+
+        Delta Lake writes into a table's first log entry where the table lies. A zoo that is passed on should not name
+        its maker's folders, so a local table is made elsewhere and its first entry moved in without that.
+        """
         from deltalake.exceptions import CommitFailedError, DeltaError
 
-        if self.files.local:
-            self.files.make(f"{self.name}/_delta_log")
+        first = log_name(self.name, 0)
         try:
-            with delta(self.name, write=True):
-                DeltaTable.create(
-                    self.uri, arrow.SCHEMAS[self.name], mode="ignore", configuration=_CONFIGURATION, name=self.name
-                )
+            if not self.files.local:
+                self._create_at(self.uri)
+            elif not self.files.exists(first):
+                with tempfile.TemporaryDirectory() as elsewhere:
+                    self._create_at(elsewhere)
+                    entry = (Path(elsewhere) / "_delta_log" / Path(first).name).read_text(encoding="utf-8")
+                self.files.put_new(first, without_location(entry).encode())
         except (CommitFailedError, DeltaError, ZooError):
             # Another process may have created it in this moment; then it is there now.
-            if not self.files.exists(log_name(self.name, 0)):
+            if not self.files.exists(first):
                 raise
-        self._sync(0, 0)
+
+    def _create_at(self, uri: str) -> None:
+        from deltalake import DeltaTable
+
+        with delta(self.name, write=True):
+            DeltaTable.create(
+                uri, arrow.SCHEMAS[self.name], mode="ignore", configuration=_CONFIGURATION, name=self.name
+            )
 
     def refresh(self) -> int:
         """Go to the newest version (or the pinned one) and return its number.
