@@ -293,7 +293,7 @@ def _channel_set(key: str, kept: np.ndarray, axes: Mapping[str, Any], mode: str)
     return array, []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Score:
     """One measurement: of a sub-network on a task (LEEP, latency), or of a task by a base (an embedding).
 
@@ -314,7 +314,20 @@ class Score:
     device: str = ""
 
     def __post_init__(self) -> None:
+        if self.vector is not None:
+            object.__setattr__(self, "vector", np.asarray(self.vector, dtype=np.float32))
         if self.vector is None and not math.isfinite(self.value):
             raise RecordError(f"score {self.measure} is not a finite number", got=self.value)
         if self.vector is not None and not np.isfinite(self.vector).all():
             raise RecordError(f"score {self.measure}: the vector holds values that are not finite")
+
+    def _parts(self) -> tuple[Any, ...]:
+        value = None if math.isnan(self.value) else float(self.value)
+        vector = None if self.vector is None else tuple(self.vector.tolist())
+        return (self.source, self.target, self.measure, value, vector, self.device)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Score) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
