@@ -19,7 +19,11 @@ from tests.tiny import registered  # noqa: F401
 from zoo.errors import OptionError
 
 # Options that make a run on the tiny data take well under a second; {} where the defaults do.
-TINY = {"ifp": {"steps": 8, "prune_every": 1, "prune_share": 0.5, "batch_size": 16}, "random": {}}
+TINY = {
+    "ifp": {"steps": 8, "prune_every": 1, "prune_share": 0.5, "batch_size": 16},
+    "random": {},
+    "random_structure": {},
+}
 MEMBERS = producers()
 # What the tiny bases have: a producer runs on a base when it removes something that the base has.
 UNITS = {"cnn": {"filter", "element"}, "vit": {"node", "head", "element"}}
