@@ -1,6 +1,5 @@
 """Fine-tuning a sub-network on a task: about 100 steps, as MVP does after the vote."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp.data import Data
-from mvp.masks import apply_masks
+from mvp.masks import apply_elements, apply_masks, element_masks
 from mvp.progress import track
 from mvp.subnetwork import build, export
 from mvp.train import InputSpec, accuracy, batches, derive_seed, pick_device, place, step
@@ -73,7 +72,7 @@ def finetune(
     device: str | None = None,
     progress: bool = True,
 ) -> SubNetwork:
-    """Trains a sub-network's weights for a fixed number of steps, learning rate cosine to 0; its channels stay.
+    """Trains a sub-network's weights for a fixed number of steps, learning rate cosine to 0; what it keeps stays.
 
     Args:
         sub: What to train, usually from `mvp.vote`.
@@ -93,11 +92,13 @@ def finetune(
     Raises:
         BaseMismatchError: The data's task is not the sub-network's.
         DataError: Too few images.
-        OptionError: steps, batch_size, lr or weight_decay out of range; or a sub-network that is not only structured,
-            whose element masks or tokens training would not keep.
+        OptionError: steps, batch_size, lr or weight_decay out of range; or a sub-network of another kind than
+            "structured" or "element", or of kind "element" without masks.
+        PlanError: Its element masks do not fit its weights.
     """
-    if sub.kind != "structured":
-        raise OptionError("cannot fine-tune", got=f"a sub-network of kind {sub.kind!r}", expected="kind 'structured'")
+    if sub.kind not in ("structured", "element") or (sub.kind == "element" and not sub.element_masks):
+        got = f"a sub-network of kind {sub.kind!r}" + (" without masks" if sub.kind == "element" else "")
+        raise OptionError("cannot fine-tune", got=got, expected="kind 'structured', or kind 'element' and its masks")
     if steps < 0 or batch_size < 2:
         got = f"{steps} steps of {batch_size} images"
         raise OptionError("cannot fine-tune", got=got, expected="at least 0 and 2")
@@ -117,7 +118,7 @@ def finetune(
     started = time.perf_counter()
     run_steps(
         model, optimizer, data, spec, steps=steps, batch_size=batch_size, seed=seed, device=where, progress=progress,
-        keep_masked=None if sub.mode == "coupled" else (sub.base.plan, sub.channels),
+        keep_masked=None if sub.mode == "coupled" else (sub.base.plan, sub.channels), elements=sub.element_masks,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
@@ -126,13 +127,13 @@ def finetune(
         "steps": steps, "lr": group["initial_lr"], "batch_size": batch_size, "weight_decay": group["weight_decay"],
         "seed": seed, "optimizer": type(optimizer).__name__,
     }  # fmt: skip
-    trained = export(
+    return export(
         model, sub.base, sub.task, sub.channels, producer=sub.producer, keep=sub.keep, mode=sub.mode, kind=sub.kind,
         init=sub.init, seed=sub.seed, parents=sub.parents, generation=sub.generation,
-        options={**sub.options, "finetune": used}, embeddings=sub.embeddings,
+        options={**sub.options, "finetune": used}, embeddings=sub.embeddings, kept_tokens=sub.kept_tokens,
+        removed_blocks=sub.removed_blocks, element_masks=sub.element_masks,
         metrics={**sub.metrics, "accuracy": top1, "finetune_seconds": seconds},
     )  # fmt: skip
-    return dataclasses.replace(trained, kept_tokens=sub.kept_tokens, removed_blocks=sub.removed_blocks)
 
 
 def run_steps(
@@ -147,12 +148,14 @@ def run_steps(
     device: torch.device,
     progress: bool = False,
     keep_masked: tuple[Any, Mapping[str, np.ndarray]] | None = None,
+    elements: Mapping[str, Any] | None = None,
     after: Callable[[int], None] | None = None,
 ) -> Tensor:
     """`steps` optimiser steps, cosine to 0; returns the last loss. Batches and dropout depend on `seed` alone.
 
-    `keep_masked` (plan, sets) holds removed units at zero in mode "independent"; `after` is called after each step
-    with the number of steps done.
+    `keep_masked` (plan, sets) holds removed units at zero in mode "independent", `elements` {parameter: bool mask,
+    True = kept} single weights, from before the first step on; `after` is called after each step with the number of
+    steps done.
     """
     model.train()
     for group in optimizer.param_groups:
@@ -161,6 +164,8 @@ def run_steps(
         data.train_images, data.train_labels, spec, batch_size=batch_size, seed=derive_seed(seed, "batches"),
         device=device,
     )  # fmt: skip
+    masks = element_masks(model, elements or {})
+    apply_elements(model, masks)
     loss = torch.zeros((), device=device)
     with seeded_noise(seed, device):
         for i in track(range(steps), "fine-tune", progress=progress):
@@ -169,6 +174,8 @@ def run_steps(
             loss = step(model, optimizer, *next(stream))
             if keep_masked is not None:
                 apply_masks(model, *keep_masked)
+            if masks:
+                apply_elements(model, masks)
             if after is not None:
                 after(i + 1)
                 model.train()

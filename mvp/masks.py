@@ -1,6 +1,7 @@
-"""Mode "independent": a channel set for every layer, held as zeros in a full-size model (for IoU as in the papers)."""
+"""Masks held as zeros in a full-size model: a channel set for every layer (mode "independent"), or single weights."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,3 +46,49 @@ def apply_masks(model: nn.Module, plan: Plan, sets: Mapping[str, np.ndarray]) ->
         weight.mul_(alive.view([-1 if d == dim else 1 for d in range(weight.ndim)]))
         if dim == 0 and isinstance(gate.bias, torch.Tensor):
             gate.bias.mul_(alive)
+
+
+def element_masks(model: nn.Module, masks: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Masks of single weights as bool tensors on the devices of their parameters, checked.
+
+    Args:
+        model: The module to be masked.
+        masks: {parameter: bool array or tensor of its shape, True = kept}.
+
+    Raises:
+        PlanError: Lists every mask of a parameter that is not there, of another shape, or not boolean.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = {
+        name: torch.as_tensor(np.array(mask) if isinstance(mask, np.ndarray) else mask) for name, mask in masks.items()
+    }
+    problems = []
+    for name, mask in tensors.items():
+        if name not in parameters:
+            problems.append(f"{name}: the model has no such parameter")
+        elif mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            want = tuple(parameters[name].shape)
+            problems.append(f"{name}: a mask of {mask.dtype} and shape {tuple(mask.shape)}, expected bool and {want}")
+    if problems:
+        raise PlanError("element masks do not fit the model", problems=problems)
+    return {name: mask.to(parameters[name].device) for name, mask in tensors.items()}
+
+
+@torch.no_grad()
+def apply_elements(model: nn.Module, masks: Mapping[str, Any]) -> None:
+    """Zeroes, in place, every weight whose mask is False; the others and every other parameter stay.
+
+    Called after each optimiser step it keeps removed weights removed, whatever momentum or weight decay add to them.
+    Give it what `element_masks` returns where it is called often.
+
+    Args:
+        model: The module, on any device.
+        masks: {parameter: bool array or tensor of its shape, True = kept}.
+
+    Raises:
+        PlanError: A mask does not fit; see `element_masks`.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in element_masks(model, masks).items():
+        # Not a product: a weight that has become infinite would leave NaN behind.
+        parameters[name].masked_fill_(~mask, 0)

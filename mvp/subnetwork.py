@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp.bases import skeleton
+from mvp.masks import apply_elements
 from mvp.plan import count, kept_indices, width
 from mvp.surgery import build as build_module
 from mvp.surgery import slice_tensors
@@ -20,6 +21,8 @@ Channels = Mapping[str, np.ndarray]
 
 def build(sub: SubNetwork) -> nn.Module:
     """A plain `nn.Module` in eval mode: slim in mode "coupled"; full-size with zeroed filters in mode "independent".
+
+    Weights whose element mask is False are zero.
 
     Raises:
         RecordError: The sub-network lacks tensors of its architecture.
@@ -36,7 +39,10 @@ def build(sub: SubNetwork) -> nn.Module:
     # What is absent would be filled with the skeleton's arbitrary values.
     if absent := [k for k in bare.state_dict() if k not in tensors and not k.endswith("num_batches_tracked")]:
         raise RecordError(f"a sub-network of {sub.base.name} lacks tensors", problems=absent)
-    return build_module(bare, sub.base.plan, channels, tensors).eval()
+    model = build_module(bare, sub.base.plan, channels, tensors).eval()
+    if sub.element_masks:
+        apply_elements(model, sub.element_masks)
+    return model
 
 
 def task_model(base: Base, n_classes: int, *, channels: Channels | None = None, seed: int = 0) -> nn.Module:

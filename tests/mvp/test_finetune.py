@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import zoo
 from mvp.data import Data
 from mvp.finetune import finetune, is_transformer, make_optimizer, run_steps, seeded_noise
 from mvp.producers import prune
@@ -12,7 +13,7 @@ from mvp.subnetwork import build
 from mvp.train import accuracy, place
 from tests import tiny
 from tests.tiny import registered  # noqa: F401
-from zoo.errors import BaseMismatchError, DataError, OptionError
+from zoo.errors import BaseMismatchError, DataError, OptionError, PlanError
 
 
 def start(name="cnn", keep=0.5, **options):
@@ -158,7 +159,65 @@ def test_too_few_images():
         finetune(start(), one)
 
 
-def test_element_masks_would_be_lost_and_are_refused():
-    sub = replace(start(), kind="element", weights_digest="")
-    with pytest.raises(OptionError, match="kind 'element'"):
-        finetune(sub, tiny.data())
+def masked_start(name="cnn", keep=0.3):
+    """A sub-network of full width that keeps a random share of the weights of two layers."""
+    sub, rng = start(name, keep=1.0), np.random.default_rng(0)
+    layers = (
+        ("conv2.weight", "conv3.weight") if name == "cnn" else ("blocks.0.attn.qkv.weight", "blocks.1.mlp.fc1.weight")
+    )
+    masks = {k: rng.random(sub.weights[k].shape) < keep for k in layers}
+    return replace(sub, kind="element", channels={}, element_masks=masks, weights_digest="")
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+def test_removed_weights_stay_removed_whatever_momentum_and_decay_do(name):
+    sub, lr = masked_start(name), 0.05 if name == "cnn" else 1e-3
+    trained = finetune(sub, tiny.task(), steps=6, batch_size=16, lr=lr, weight_decay=0.1)
+    assert (trained.kind, trained.keep, dict(trained.channels)) == ("element", 1.0, {})
+    for k, mask in sub.element_masks.items():
+        assert np.array_equal(trained.element_masks[k], mask)
+        assert not trained.weights[k][~mask].any() and (trained.weights[k][mask] != 0).all()
+    other = "fc.weight" if name == "cnn" else "blocks.1.attn.qkv.weight"
+    assert (trained.weights[other] != sub.weights[other]).all()
+    assert trained.accuracy == accuracy(
+        build(trained), tiny.task().test_images, tiny.task().test_labels, tiny.SPEC, device=tiny.CPU
+    )
+
+
+def test_masks_hold_in_the_first_forward_pass_already():
+    # The record's own weights are not zero where its masks are: what is measured is the masked network.
+    sub = masked_start()
+    assert all(sub.weights[k][~mask].any() for k, mask in sub.element_masks.items())
+    measured = finetune(sub, tiny.task(), steps=0)
+    assert all(not measured.weights[k][~mask].any() for k, mask in sub.element_masks.items())
+    assert torch.equal(build(measured)(torch.ones(1, 3, 8, 8)), build(sub)(torch.ones(1, 3, 8, 8)))
+    assert not torch.equal(build(start(keep=1.0))(torch.ones(1, 3, 8, 8)), build(sub)(torch.ones(1, 3, 8, 8)))
+    model, seen = place(build(start(keep=1.0)), tiny.CPU), []
+    model.conv2.register_forward_pre_hook(lambda m, _: seen.append(m.weight.detach().clone()))
+    run_steps(
+        model, make_optimizer(model, tiny.base()), tiny.task(), tiny.SPEC, steps=3, batch_size=8, seed=0,
+        device=tiny.CPU, elements=sub.element_masks,
+    )  # fmt: skip
+    mask = torch.from_numpy(sub.element_masks["conv2.weight"])
+    assert len(seen) == 3 and all(not w[~mask].any() and w[mask].all() for w in seen)
+
+
+def test_a_fine_tuned_masked_network_goes_into_a_zoo_and_comes_back(tmp_path):
+    trained = finetune(masked_start(), tiny.task(), steps=2, batch_size=16)
+    z = zoo.open(tmp_path / "z")
+    again = z.get(z.add(trained))
+    assert again == trained and again.element_masks.keys() == trained.element_masks.keys()
+    assert all(np.array_equal(again.element_masks[k], v) for k, v in trained.element_masks.items())
+    assert torch.equal(build(again)(torch.ones(1, 3, 8, 8)), build(trained)(torch.ones(1, 3, 8, 8)))
+    once_more = finetune(again, tiny.task(), steps=2, batch_size=16)
+    assert once_more.id == finetune(trained, tiny.task(), steps=2, batch_size=16).id
+    assert trained.id != replace(trained, element_masks={}, weights_digest="").id
+
+
+def test_what_training_would_not_keep_is_refused():
+    for fields, said in (({"kind": "mixed"}, "kind 'mixed'"), ({"kind": "element"}, "without masks")):
+        with pytest.raises(OptionError, match=said):
+            finetune(replace(start(), **fields, weights_digest=""), tiny.task())
+    wrong = replace(masked_start(), element_masks={"conv2.weight": np.ones((2, 2), bool)}, weights_digest="")
+    with pytest.raises(PlanError, match=r"conv2\.weight: a mask of"):
+        finetune(wrong, tiny.task())

@@ -7,7 +7,7 @@ from torch import nn
 
 from mvp.bases import full_model
 from mvp.gates import Gates
-from mvp.masks import apply_masks, layer_sets
+from mvp.masks import apply_elements, apply_masks, element_masks, layer_sets
 from mvp.plan import make_plan
 from zoo.errors import PlanError
 
@@ -132,3 +132,36 @@ def test_what_cannot_be_masked_is_said(tiny_cnn):
     for key in ("a0@conv1", "a9@stem", "a0"):
         with pytest.raises(PlanError, match="no such layer"):
             apply_masks(full_model(tiny_cnn), tiny_cnn.plan, {key: np.array([1])})
+
+
+def test_weights_without_a_mark_are_zero_and_nothing_else_changes(tiny_cnn):
+    model, rng = full_model(tiny_cnn), np.random.default_rng(0)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    masks = {"conv1.weight": rng.random((10, 8, 3, 3)) < 0.3, "conv3.bias": np.arange(9) % 2 == 0}
+    apply_elements(model, masks)
+    for name, value in model.state_dict().items():
+        want = before[name] * torch.from_numpy(masks[name]) if name in masks else before[name]
+        assert torch.equal(value, want), name
+    as_tensors = element_masks(model, {k: torch.from_numpy(v) for k, v in masks.items()})
+    assert all(v.dtype == torch.bool and torch.equal(v, torch.from_numpy(masks[k])) for k, v in as_tensors.items())
+
+
+def test_infinite_weights_go_too(tiny_cnn):
+    model = full_model(tiny_cnn)
+    with torch.no_grad():
+        model.conv1.weight.fill_(torch.inf)
+    apply_elements(model, {"conv1.weight": np.zeros((10, 8, 3, 3), bool)})
+    assert not model.conv1.weight.any()
+
+
+def test_element_masks_that_do_not_fit_are_all_listed(tiny_cnn):
+    model = full_model(tiny_cnn)
+    before = model.conv1.weight.clone()
+    wrong = {
+        "conv1.weight": np.ones((10, 8, 3, 3)), "conv2.weight": np.ones(3, bool), "nope": np.ones(3, bool),
+        "bn1.running_mean": np.zeros(10, bool), "conv3.weight": np.zeros((9, 8, 3, 3), bool),
+    }  # fmt: skip
+    with pytest.raises(PlanError, match="element masks do not fit") as error:
+        apply_elements(model, wrong)
+    assert len(error.value.problems) == 4 and "nope: the model has no such parameter" in str(error.value)
+    assert torch.equal(model.conv1.weight, before) and model.conv3.weight.all()
