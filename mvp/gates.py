@@ -134,10 +134,13 @@ class Gates:
         self._counts[gate.key] += x.numel() // x.shape[dim]
         self._sums[gate.key] = self._sums[gate.key] + per_unit[:n] if gate.key in self._sums else per_unit[:n]
 
-    def activations(self) -> dict[str, dict[str, torch.Tensor]]:
+    def activations(self, *, mean: bool = True) -> dict[str, dict[str, torch.Tensor]]:
         """Mean activation of every unit so far, over images, positions and the unit's own entries.
 
         Post-ReLU where a ReLU follows, else absolute (Molchanov et al. 2016; order 2: root of the mean square).
+
+        Args:
+            mean: False gives norms instead of means: the sum, with order 2 the 2-norm of all that the unit put out.
 
         Returns:
             {axis: {layer: float64 tensor of shape (n,)}}, for the layers that ran.
@@ -145,8 +148,8 @@ class Gates:
         entries = {gate.key: gate.entries for gates in self._gates.values() for gate in gates}
         out: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for (axis, layer), total in self._sums.items():
-            mean = total / (self._counts[axis, layer] * entries[axis, layer])
-            out[axis][layer] = mean.sqrt() if self._order == 2 else mean
+            value = total / (self._counts[axis, layer] * entries[axis, layer]) if mean else total
+            out[axis][layer] = value.sqrt() if self._order == 2 else value
         return dict(out)
 
     def reset(self) -> None:
