@@ -119,7 +119,7 @@ def test_entries_of_the_output_have_the_coordinates_of_the_entries_they_are(name
             found, expected = ({p for p in ps if p[0] in known} for ps in (place, entries[number]))
             # An entry of the padding is none of the input's, or one that was mirrored: along the padded dimension it
             # has no coordinate.
-            assert found <= expected or number == 0 if padding else found == expected
+            assert (found <= expected or number == 0) if padding else found == expected
 
 
 def test_equal_parts_are_computed_from_the_slim_width_so_they_shrink_alike() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def test_a_failed_put_leaves_the_old_file_and_no_other(files, monkeypatch):
             files.put("f", b"new")
         monkeypatch.undo()
     assert files.read("f") == b"old" and files.names() == ["f"]
+
+
+def test_of_several_writers_of_a_new_file_one_wins_and_its_bytes_are_whole(files):
+    contents = [bytes([i]) * 200_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda content: files.put_new("log/0.json", content), contents))
+    assert sum(won) == 1 and files.read("log/0.json") == contents[won.index(True)]
+    assert not files.put_new("log/0.json", b"late") and files.names("log") == ["log/0.json"]
+    assert files.read("log/0.json") == contents[won.index(True)]
 
 
 def test_sync_reaches_files_and_folders_and_skips_what_is_gone(files, calls, tmp_path):
