@@ -1,0 +1,282 @@
+"""Every producer on the same tasks, at equal kept MACs and equal fine-tuning steps: `mvp contest`."""
+
+import csv
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvp.data import Data
+from mvp.finetune import finetune
+from mvp.populate import draw_sources
+from mvp.producers import Producer, check_keep, needs_sources, prune, recorded, resolve
+from mvp.progress import bar
+from zoo.errors import DataError, OptionError
+from zoo.records import Base
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_KEY = ("entry", "options", "base", "task", "seed", "keep", "steps")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: a producer with its options, under a name.
+
+    Attributes:
+        name: How it is called in the table.
+        producer: The producer.
+        base: Its own base where it cannot use the common one (STAMP's is meta-learned).
+    """
+
+    name: str
+    producer: Producer
+    base: Base | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "Entry":
+        """From "lcp method=naive tune_steps=50": a producer's name and its options, values as JSON or plain words.
+
+        Raises:
+            OptionError: No such producer or option.
+        """
+        name, *pairs = text.split()
+        options = {}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise OptionError(f"entry {text!r}", got=pair, expected="NAME=VALUE, e.g. steps=150")
+            try:
+                options[key] = json.loads(value)
+            except json.JSONDecodeError:
+                options[key] = value
+        return cls(text, resolve(name, **options))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pruning and fine-tuning.
+
+    Attributes:
+        entry: Name of the entry.
+        options: The producer's options as recorded, JSON.
+        base: Id of the base.
+        task: Class names, joined by commas.
+        seed: Seed of pruning and fine-tuning.
+        keep: Keep ratio asked for.
+        steps: Fine-tuning steps after pruning.
+        cut: Test accuracy in 0..1 as the producer leaves the network.
+        accuracy: After fine-tuning.
+        macs: Of one image.
+        params: Head included; single weights that a mask removed are not subtracted.
+        producer_steps: Optimiser steps that the producer took; nan where it does not say.
+        seconds: Wall time of the producer.
+        finetune_seconds: Wall time of the fine-tuning.
+    """
+
+    entry: str
+    options: str
+    base: str
+    task: str
+    seed: int
+    keep: float
+    steps: int
+    cut: float
+    accuracy: float
+    macs: int
+    params: int
+    producer_steps: float
+    seconds: float
+    finetune_seconds: float
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells runs apart that need not be made twice."""
+        return tuple(getattr(self, name) for name in _KEY)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """All runs, and what each entry's paper claims.
+
+    Attributes:
+        runs: Every run.
+        claims: {entry: what its paper reports, in its own setting}.
+        full: MACs of the whole base with the task's head.
+        base: Name of the common base.
+    """
+
+    runs: tuple[Run, ...]
+    claims: dict[str, str]
+    full: int
+    base: str
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a run."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(r) for r in self.runs])
+
+    def __str__(self) -> str:
+        from zoo.table import text_table
+
+        frame = self.to_pandas()
+        names = list(dict.fromkeys(frame.entry))
+        columns: dict[str, list[Any]] = {"producer": names}
+
+        def cells(column: str, scale: float, digits: int) -> list[str]:
+            grouped = frame.groupby("entry")[column]
+            return [f"{m * scale:.{digits}f} ± {0 if math.isnan(s) else s * scale:.{digits}f}"
+                    for m, s in ((grouped.mean()[n], grouped.std()[n]) for n in names)]  # fmt: skip
+
+        means = frame.groupby("entry").mean(numeric_only=True)
+        columns["accuracy %"] = cells("accuracy", 100, 1)
+        columns["as cut %"] = cells("cut", 100, 1)
+        columns["MACs M"] = [f"{means.macs[n] / 1e6:.2f}" for n in names]
+        columns["params k"] = [f"{means.params[n] / 1e3:.1f}" for n in names]
+        columns["seconds"] = cells("seconds", 1, 0)
+        columns["its steps"] = [
+            "-" if math.isnan(means.producer_steps[n]) else f"{means.producer_steps[n]:.0f}" for n in names
+        ]
+        n_tasks, n_seeds = frame.task.nunique(), frame.seed.nunique()
+        title = (
+            f"{self.base} ({self.full / 1e6:.1f}M MACs), {n_tasks} tasks x {n_seeds} seeds, keep "
+            f"{frame.keep.iloc[0]:g}, {frame.steps.iloc[0]} fine-tuning steps after each; mean ± sd"
+        )
+        notes = [f"{name}: {self.claims[name]}" for name in names if self.claims.get(name)]
+        return text_table(columns, title=title, notes=["The papers, each in its own setting:", *notes] if notes else [])
+
+    def plot(self, path: str | None = None) -> "Figure":
+        """Accuracy after fine-tuning against the producer's seconds, a point an entry with its standard error."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        ax = figure.add_subplot()
+        frame = self.to_pandas()
+        for name in dict.fromkeys(frame.entry):
+            rows = frame[frame.entry == name]
+            x, y = max(rows.seconds.mean(), 0.1), rows.accuracy.mean() * 100
+            error = 0.0 if len(rows) < 2 else rows.accuracy.std() * 100 / math.sqrt(len(rows))
+            ax.errorbar(x, y, error, fmt="o", capsize=3)
+            ax.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        ax.set_xscale("log")
+        ax.margins(x=0.2)
+        ax.set_xlabel("seconds to prune (log)")
+        ax.set_ylabel(f"test accuracy after {frame.steps.iloc[0]} steps, %")
+        ax.set_title(f"Producers on {self.base}, keep {frame.keep.iloc[0]:g}", loc="left")
+        ax.grid(alpha=0.3)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+
+def contest(
+    base: Base,
+    source: Data,
+    tasks: Sequence[Sequence[str]],
+    entries: Sequence[Entry],
+    *,
+    keep: float = 0.3,
+    steps: int = 100,
+    seeds: Sequence[int] = (0,),
+    sources: int = 3,
+    out: str | Path | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Contest:
+    """Prunes each task with each entry, fine-tunes each result equally, and measures.
+
+    `keep` gives every producer the same budget: the share of every axis, or the MACs of the sub-network that has these
+    shares (see `Producer.widths`). Fine-tuning takes the same batches for every entry of a task and seed.
+
+    Args:
+        base: The common base.
+        source: The data set, whole.
+        tasks: Class names of each task.
+        entries: Who takes part.
+        keep: Keep ratio.
+        steps: Fine-tuning steps after pruning.
+        seeds: Seeds of pruning and fine-tuning.
+        sources: Source tasks drawn for each task, for the producers that need them.
+        out: CSV file; each run is appended as it is made, and what it already holds is not made again.
+        device: CUDA when there is one, when None.
+        progress: Show a progress bar when the output is a terminal.
+
+    Raises:
+        OptionError: No tasks, entries or seeds, or keep or steps out of range.
+        DataError: The CSV file is not one of these.
+    """
+    check_keep(keep)
+    if not tasks or not entries or not seeds or steps < 0:
+        raise OptionError("nothing to contest", expected="a task, an entry, a seed and steps >= 0, or more")
+    made = {run.key: run for run in _read(out)}
+    runs = []
+    with bar(progress=progress) as shown:
+        line = shown.add_task("contest", total=len(tasks) * len(entries) * len(seeds))
+        for labels in tasks:
+            data = source.subset(labels)
+            for seed in seeds:
+                for entry in entries:
+                    shown.update(line, description=entry.name)
+                    others = draw_sources(source, labels, sources, seed=seed) if needs_sources(entry.producer) else []
+                    own = entry.base or base
+                    options = json.dumps(recorded(entry.producer, others), sort_keys=True)
+                    key = (entry.name, options, own.id, ",".join(labels), seed, keep, steps)
+                    if key not in made:
+                        made[key] = _run(key, entry.producer, own, data, others, device)
+                        _append(out, made[key])
+                    runs.append(made[key])
+                    shown.advance(line)
+    from mvp.subnetwork import cost
+
+    claims = {entry.name: getattr(entry.producer, "claim", "") for entry in entries}
+    return Contest(tuple(runs), claims, cost(base, {}, len(tasks[0]))[1], base.name)
+
+
+def _run(
+    key: tuple[Any, ...], producer: Producer, base: Base, data: Data, sources: list[Data], device: str | None
+) -> Run:
+    *_, seed, keep, steps = key
+    started = time.perf_counter()
+    sub = prune(base, data, producer=producer, keep=keep, seed=seed, device=device, progress=False, sources=sources)
+    seconds = time.perf_counter() - started
+    tuned = finetune(sub, data, steps=steps, seed=seed, device=device, progress=False)
+    return Run(
+        **dict(zip(_KEY, key)), cut=sub.accuracy or 0.0, accuracy=tuned.accuracy or 0.0, macs=sub.macs,
+        params=sub.params, producer_steps=sub.metrics.get("steps", math.nan), seconds=seconds,
+        finetune_seconds=tuned.metrics["finetune_seconds"],
+    )  # fmt: skip
+
+
+def _read(out: str | Path | None) -> list[Run]:
+    if out is None or not Path(out).exists():
+        return []
+    types = {"int": int, "float": float, "str": str}
+    with Path(out).open(newline="", encoding="utf-8") as stream:
+        try:
+            return [
+                Run(**{f.name: types[getattr(f.type, "__name__", str(f.type))](row[f.name]) for f in fields(Run)})
+                for row in csv.DictReader(stream)
+            ]
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(
+                f"{out} does not hold runs of a contest", got=str(error), hint="Give another file, or delete it."
+            ) from error
+
+
+def _append(out: str | Path | None, run: Run) -> None:
+    if out is None:
+        return
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in fields(Run)])
+        if new:
+            writer.writeheader()
+        writer.writerow(asdict(run))
