@@ -22,6 +22,7 @@ from zoo.errors import OptionError
 TINY = {
     "ifp": {"steps": 8, "prune_every": 1, "prune_share": 0.5, "batch_size": 16},
     "random": {},
+    "snip": {"images": 12, "steps": 4, "batch_size": 16},
     "bbdropout": {"steps": 6, "finetune_steps": 2, "batch_size": 16},
     "random_structure": {},
 }
