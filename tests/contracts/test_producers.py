@@ -22,6 +22,11 @@ from zoo.errors import OptionError
 TINY = {
     "ifp": {"steps": 8, "prune_every": 1, "prune_share": 0.5, "batch_size": 16},
     "random": {},
+    "norm": {"prune_share": 0.4, "every_epochs": 1, "batch_size": 16},
+    "intersection": {"prune_share": 0.4, "every_epochs": 1, "tune_epochs": 1, "batch_size": 16},
+    "meta_norm": {"prune_share": 0.4, "every_epochs": 1, "tune_epochs": 1, "batch_size": 16, "tasks": 2},
+    "classifier_mask": {"steps": 4, "tune_steps": 2, "batch_size": 16},
+    "classifier_mask_sources": {"steps": 4, "tune_steps": 2, "batch_size": 16},
     "snip": {"images": 12, "steps": 4, "batch_size": 16},
     "bbdropout": {"steps": 6, "finetune_steps": 2, "batch_size": 16},
     "random_structure": {},
