@@ -1,6 +1,7 @@
 """How a user comes to a zoo: of an absent, an empty or a foreign folder, and of the sample that ships."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -99,8 +100,11 @@ def test_reading_the_sample_writes_nothing(shipped):
 def test_a_copy_of_the_sample_may_be_written(shipped, tmp_path, new_sub):
     for file in shipped.rglob("*"):
         if file.is_file():
+            os.utime(file, (1e9, 1e9))
             file.chmod(0o444)
     copy = zoo.sample(copy_to=tmp_path / "mine")
+    for file in (p.stat() for p in (tmp_path / "mine").rglob("*") if p.is_file()):
+        assert file.st_mode & 0o200 and file.st_mtime > 1.5e9, "gc takes no fresh file for an old one"
     assert not copy.read_only and Path(copy.path) == tmp_path / "mine" and len(copy) == 8
     copy.add(new_sub(50))
     assert len(copy) == 9 and len(zoo.sample()) == 8 and copy.verify().ok

@@ -90,6 +90,7 @@ def test_what_was_measured_or_is_said_another_way_is_not():
         embeddings={"prototype": [1.0]}, created_at=datetime(2001, 1, 1, tzinfo=UTC),
         options={"h": None, "p": 0.5}, weights=dict(reversed(WEIGHTS.items())), parents=["ab"],
     )  # fmt: skip
+    assert sub(keep=1).id == sub(keep=1.0).id and sub(seed=np.int64(3)).id == sub().id
     assert other.id == sub().id and other == sub() and len({other, sub()}) == 1
     assert other.accuracy == 0.9 and sub().accuracy is None and other.base_id == BASE.id
     assert replace(BASE, plan={"axes": {}}, info={"accuracy": 1}).id == BASE.id
