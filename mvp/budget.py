@@ -73,20 +73,14 @@ class Budget:
             OptionError: Even the smallest sub-network allowed costs more.
         """
         sizes = {axis: len(values) for axis, values in scores.items()}
-        most = {axis: min(int(n * (1 - floor) + 1e-9), max(0, n - least)) for axis, n in sizes.items()}
+        most = _most(sizes, floor, least)
         smallest = self.cost({axis: n - most[axis] for axis, n in sizes.items()})
         if smallest > self.limit:
             raise OptionError(
                 f"{self.base.name}: the budget of {self.limit:,} {self.constraint} cannot be met",
                 got=f"{smallest:,} with the fewest units allowed", hint="Keep more, or lower the floor of each axis.",
             )  # fmt: skip
-        # Within an axis only its lowest `most` units may go; then all axes are one queue.
-        queue = [
-            (float(scores[axis][i]), -place, -i, axis)
-            for place, axis in enumerate(scores)
-            for i in np.lexsort((-np.arange(sizes[axis]), scores[axis]))[: most[axis]].tolist()
-        ]
-        queue.sort()
+        queue = self.order(scores, floor=floor, least=least)
         low, high = 0, len(queue)
         while low < high:
             middle = (low + high) // 2
@@ -96,7 +90,7 @@ class Budget:
                 low = middle + 1
         gone, counts, full = set(queue[:low]), _counts(sizes, queue[:low]), set[str]()
         for unit in reversed(queue[:low]):
-            axis = unit[3]
+            axis = unit[0]
             # Costs only grow from here on: an axis that did not fit once never will.
             if axis in full:
                 continue
@@ -106,12 +100,28 @@ class Budget:
                 counts = wider
             else:
                 full.add(axis)
-        lost = {axis: [-i for _, _, i, name in gone if name == axis] for axis in sizes}
+        lost = {axis: [i for name, i in gone if name == axis] for axis in sizes}
         return {axis: np.setdiff1d(np.arange(n), np.asarray(lost[axis], dtype=np.int64)) for axis, n in sizes.items()}
 
+    @staticmethod
+    def order(scores: Mapping[str, np.ndarray], *, floor: float = 0.0, least: int = 1) -> list[tuple[str, int]]:
+        """The order in which `fill` would remove units, down to what must stay of every axis: (axis, index) each."""
+        # Within an axis only its lowest `most` units may go; then all axes are one queue.
+        most = _most({axis: len(values) for axis, values in scores.items()}, floor, least)
+        queue = [
+            (float(values[i]), -place, -i, axis)
+            for place, (axis, values) in enumerate(scores.items())
+            for i in np.lexsort((-np.arange(len(values)), values))[: most[axis]].tolist()
+        ]
+        return [(axis, -i) for _, _, i, axis in sorted(queue)]
 
-def _counts(sizes: Mapping[str, int], removed: list[tuple[float, int, int, str]]) -> dict[str, int]:
+
+def _most(sizes: Mapping[str, int], floor: float, least: int) -> dict[str, int]:
+    return {axis: min(int(n * (1 - floor) + 1e-9), max(0, n - least)) for axis, n in sizes.items()}
+
+
+def _counts(sizes: Mapping[str, int], removed: list[tuple[str, int]]) -> dict[str, int]:
     counts = dict(sizes)
-    for *_, axis in removed:
+    for axis, _ in removed:
         counts[axis] -= 1
     return counts
