@@ -52,6 +52,8 @@ def test_activations_against_the_plain_means(resnet: tuple) -> None:
         model(x)
     expected = outputs(model, x, "bn1")[0].clamp(min=0).square().mean((0, 2, 3)).sqrt()
     torch.testing.assert_close(gates.activations()["a0"]["conv1"], expected)
+    norm = outputs(model, x, "bn1")[0].clamp(min=0).square().sum((0, 2, 3)).sqrt()
+    torch.testing.assert_close(gates.activations(mean=False)["a0"]["conv1"], norm)
     assert not gates.scales and set(gates.activations()) == {"a0"}
     gates.reset()
     assert gates.activations() == {}
