@@ -98,7 +98,7 @@ def vote_from(
     Raises:
         EmptyZooError: No voters.
         BaseMismatchError: The voters are of several bases, or not structured, coupled and pre-trained.
-        OptionError: keep or tau out of range, or the voters' keep ratios differ and none is given.
+        OptionError: keep or tau out of range, a voter given twice, or the voters' keep ratios differ and none is given.
     """
     base = _common_base(voters)
     keep = _common_keep(voters) if keep is None else keep
@@ -223,6 +223,9 @@ def _common_base(voters: Sequence[SubNetwork]) -> Base:
     ]  # fmt: skip
     if problems:
         raise BaseMismatchError("only structured, coupled, pretrained sub-networks vote", problems=problems)
+    if len({v.id for v in voters}) < len(voters):
+        twice = sorted({v.id[:12] for v in voters if sum(v.id == w.id for w in voters) > 1})
+        raise OptionError("a sub-network votes once", got=f"{', '.join(twice)} more than once")
     bases = {v.base_id: v.base for v in voters}
     if len(bases) > 1:
         raise BaseMismatchError(

@@ -24,4 +24,4 @@ def test_it_shows_its_results(path):
 
 
 def test_there_are_notebooks():
-    assert {p.stem for p in NOTEBOOKS} >= {"01_query", "02_add_a_model", "03_iou_by_depth"}
+    assert {p.stem for p in NOTEBOOKS} >= {"01_query", "02_add_a_model", "03_iou_by_depth", "04_write_a_producer"}

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, overload, runtime_checkable
 
@@ -57,11 +57,15 @@ def producers() -> dict[str, Any]:
     Raises:
         OptionError: Two distributions offer the same name.
     """
-    found: dict[str, Any] = {}
+    return {name: entry.load() for name, entry in _installed().items()}
+
+
+def _installed() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
         if entry.name in found:
             raise OptionError(f"two producers are called {entry.name!r}", hint="Uninstall or rename one of them.")
-        found[entry.name] = entry.load()
+        found[entry.name] = entry
     return found
 
 
@@ -73,10 +77,11 @@ def resolve(producer: "str | type | Producer", **options: Any) -> Producer:
     """
     chosen: Any = producer
     if isinstance(producer, str):
-        known = producers()
+        # Only the one asked for is loaded: another package's broken producer must not stop it.
+        known = _installed()
         if producer not in known:
             raise OptionError(f"no producer {producer!r}", expected=", ".join(sorted(known)) or "an installed producer")
-        chosen = known[producer]
+        chosen = known[producer].load()
     if isinstance(chosen, type):
         names = {f.name for f in dataclasses.fields(chosen)}
         if unknown := sorted(set(options) - names):

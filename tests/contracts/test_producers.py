@@ -21,6 +21,7 @@ from zoo.errors import OptionError
 # Options that make a run on the tiny data take well under a second; {} where the defaults do.
 TINY = {
     "ifp": {"steps": 8, "prune_every": 1, "prune_share": 0.5, "batch_size": 16},
+    "ahnp": {"steps": 6, "finetune_steps": 2, "prune_every": 1, "batch_size": 16},
     "random": {},
     "norm": {"prune_share": 0.4, "every_epochs": 1, "batch_size": 16},
     "intersection": {"prune_share": 0.4, "every_epochs": 1, "tune_epochs": 1, "batch_size": 16},
@@ -229,3 +230,15 @@ def test_two_distributions_with_one_name(monkeypatch):
     monkeypatch.setattr(sys.modules["mvp.producers"], "entry_points", lambda group: twice)
     with pytest.raises(OptionError, match="two producers are called 'ifp'"):
         producers()
+
+
+def test_a_broken_producer_of_another_package_stops_nobody_else(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    group = [
+        EntryPoint(n, v, "zoo.producers") for n, v in (("bad", "no_such_package:X"), ("ifp", "mvp.producers.ifp:IFP"))
+    ]
+    monkeypatch.setattr(sys.modules["mvp.producers"], "entry_points", lambda **_: group)
+    assert resolve("ifp").name == "ifp"
+    with pytest.raises(ImportError):
+        resolve("bad")

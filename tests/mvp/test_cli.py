@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 from importlib.metadata import entry_points
 
 import numpy as np
@@ -12,7 +13,7 @@ from mvp.cli import main
 from mvp.nets import REGISTERED
 from mvp.producers import producers
 
-COMMANDS = ("pretrain", "prune", "populate", "vote", "finetune", "compare", "demo", "producers")
+COMMANDS = ("pretrain", "prune", "populate", "vote", "finetune", "compare", "contest", "demo", "producers")
 CLASSES = ("cat", "dog", "horse", "sheep", "wolf", "zebra")
 IFP = ("--option", "steps=2", "--option", "prune_every=1", "--option", "prune_share=0.7", "--option", "batch_size=8")
 
@@ -73,7 +74,7 @@ def test_the_examples_are_understood(capsys):
     for command in COMMANDS:
         with pytest.raises(SystemExit):
             main([command, "--help"])
-        example = capsys.readouterr().out.split("example: mvp ")[1].replace("\\\n", " ").split()
+        example = shlex.split(capsys.readouterr().out.split("example: mvp ")[1].replace("\\\n", " "))
         assert _parser().parse_args(example).command == command
 
 
@@ -143,6 +144,17 @@ def test_populate_in_parts_then_vote_and_compare(run, data, tmp_path):
         assert {row["start"] for row in csv.DictReader(file)} == {
             "nearest 3", "nearest 1", "nearest 5", "farthest 3", "random",
         }  # fmt: skip
+
+
+def test_contest(run, data, tmp_path):
+    out = tmp_path / "runs"
+    args = ("contest", "--base", "resnet20", *data, "--tasks", "1", "--n-classes", "2", "--steps", "1", "--keep", "0.3")
+    args += ("--entry", "random", "--entry", "ifp steps=2 prune_every=1 prune_share=0.7 batch_size=8", "--out", out)
+    code, text, _ = run(*args)
+    assert code == 0 and "1 tasks x 1 seeds, keep 0.3, 1 fine-tuning steps" in text and (out / "producers.png").exists()
+    with (out / "runs.csv").open() as stream:
+        assert [row["entry"].split()[0] for row in csv.DictReader(stream)] == ["random", "ifp"]
+    assert run(*args)[1] == text  # from the file
 
 
 def test_populate_with_related_tasks_needs_enough_classes(run, data, tmp_path):

@@ -107,7 +107,7 @@ def test_identical_voters_give_the_voter_back(tiny_cnn, tiny_vit, tiny_sub):
     for base in (tiny_cnn, tiny_vit):
         voter = tiny_sub(base, keep=0.3, seed=4)
         for average in ("present_mean", "zero_fill", "pretrained_fill"):
-            sub = vote_from([voter] * 3, TASK, tau=0, average=average)
+            sub = vote_from([dataclasses.replace(voter, seed=i) for i in range(3)], TASK, tau=0, average=average)
             assert set(sub.channels) == set(voter.channels)
             assert all((sub.channels[a] == voter.channels[a]).all() for a in voter.channels)
             for name in set(base.weights) - set(base.plan["head"]):
@@ -317,3 +317,9 @@ def test_an_import_votes_with_others(z, tiny_cnn, tiny_sub):
     other = tiny_sub(tiny_cnn, ("pear", "truck"), seed=9)
     z.add(import_subnetwork(tiny_cnn, kept=other.channels, state_dict=other.weights, task=other.task, keep=0.5))
     assert "import" in {z.get(p).producer for p in vote(z, TASK, k=5).parents}
+
+
+def test_nobody_votes_twice(tiny_cnn, tiny_sub):
+    voter, other = tiny_sub(tiny_cnn), tiny_sub(tiny_cnn, seed=1)
+    with pytest.raises(OptionError, match=f"{voter.id[:12]} more than once"):
+        vote_from([voter, other, voter], TASK)
