@@ -86,11 +86,12 @@ def resnet18_conv_shortcuts(num_classes: int) -> nn.Module:
 
 
 class _CifarVGG(nn.Module):
-    def __init__(self, cfg: str, num_classes: int) -> None:
+    def __init__(self, cfg: str, num_classes: int, divisor: int = 1) -> None:
         super().__init__()
         # torchvision's configurations end in a max pool, which brings 32 px to 1 x 1 after five stages.
-        self.features = vgg.make_layers(vgg.cfgs[cfg], batch_norm=True)
-        self.classifier = nn.Linear(512, num_classes)
+        widths = [width if isinstance(width, str) else width // divisor for width in vgg.cfgs[cfg]]
+        self.features = vgg.make_layers(widths, batch_norm=True)
+        self.classifier = nn.Linear(512 // divisor, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
@@ -99,6 +100,11 @@ class _CifarVGG(nn.Module):
 def vgg13(num_classes: int) -> nn.Module:
     """VGG-13 with BN and one linear layer (LcP)."""
     return _CifarVGG("B", num_classes)
+
+
+def vgg_narrow(num_classes: int) -> nn.Module:
+    """`vgg13` with a quarter of the channels, on which STAMP meta-trains in minutes without a GPU."""
+    return _CifarVGG("B", num_classes, divisor=4)
 
 
 def vgg16(num_classes: int) -> nn.Module:
@@ -136,6 +142,7 @@ REGISTERED = {
     "resnet20": resnet20,
     "resnet56": resnet56,
     "vgg13": vgg13,
+    "vgg_narrow": vgg_narrow,
     "vgg16": vgg16,
     "vgg19": vgg19,
     "mobilenet_v2": mobilenet_v2,

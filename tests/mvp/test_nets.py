@@ -13,6 +13,7 @@ SIZES = {
     "resnet20": (40_813_184, 272_474),
     "resnet56": (125_747_840, 855_770),
     "vgg13": (228_267_008, 9_416_010),
+    "vgg_narrow": (14_599_424, 591_498),
     "vgg16": (313_201_664, 14_728_266),
     "vgg19": (398_136_320, 20_040_522),
     "mobilenet_v2": (265_691_648, 2_236_682),
@@ -91,7 +92,7 @@ def test_cifar_resnets_have_their_depth(name, depth):
     assert len(convolutions(model, 3)) + 1 == depth and len(convolutions(model, 1)) == 2
 
 
-@pytest.mark.parametrize(("name", "depth"), [("vgg13", 10), ("vgg16", 13), ("vgg19", 16)])
+@pytest.mark.parametrize(("name", "depth"), [("vgg13", 10), ("vgg_narrow", 10), ("vgg16", 13), ("vgg19", 16)])
 def test_vggs_have_their_convolutions_and_one_linear_layer(name, depth):
     model = build(name)
     assert len(convolutions(model, 3)) == len(convolutions(model)) == depth
