@@ -31,6 +31,7 @@ TINY = {
     "snip": {"images": 12, "steps": 4, "batch_size": 16},
     "bbdropout": {"steps": 6, "finetune_steps": 2, "batch_size": 16},
     "random_structure": {},
+    "lcp": {"pool": 4, "iterations": 6, "tune_steps": 3, "finetune_steps": 3, "batch_size": 16, "floor": 0.0},
 }
 MEMBERS = producers()
 # What the tiny bases have: a producer runs on a base when it removes something that the base has.
