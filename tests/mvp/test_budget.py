@@ -102,3 +102,21 @@ def test_options_out_of_range():
             Budget.of(tiny.base(), 3, **options)
     with pytest.raises(OptionError, match="macs"):
         Budget.of(tiny.base(), 3, keep=0.5, constraint="latency")
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_the_order_of_removal_is_what_filling_follows(floor):
+    base = tiny.base()
+    scores = scores_of(base, 4)
+    order = Budget.order(scores, floor=floor, least=2)
+    assert [float(scores[a][i]) for a, i in order] == sorted(float(scores[a][i]) for a, i in order)
+    # Removed one after the other, the last is the first to fit; what stays of each axis is what must stay.
+    assert {a: sum(a == b for b, _ in order) for a in scores} == {"a0": 5 if floor else 6, "a1": 8 if floor else 10}
+    sets = {axis: np.arange(len(v)) for axis, v in scores.items()}
+    for axis, i in order[:4]:
+        sets[axis] = np.setdiff1d(sets[axis], [i])
+    exact = Budget(base, 3, "macs", cost_of(base, sets, "macs"))
+    filled = exact.fill(scores, floor=floor, least=2)
+    assert {a: k.tolist() for a, k in filled.items()} == {a: k.tolist() for a, k in sets.items()}
+    equal = Budget.order({"a0": np.ones(3), "a1": np.ones(2)})
+    assert equal == [("a1", 1), ("a0", 2), ("a0", 1)]
