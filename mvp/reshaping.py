@@ -3,6 +3,7 @@
 Importing this module enters them in the table of `mvp.rules`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from mvp import layout
@@ -117,7 +118,7 @@ def _cat(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
     layouts.set(out, dims)
 
 
-@rule("constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "replication_pad2d")
+@rule("constant_pad_nd", "pad")
 def _pad(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
     x = layouts.get(args[0])
     pads = args[1]
@@ -131,6 +132,14 @@ def _pad(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
             else:
                 x[d] = layout.concat([Axis(before, "padding"), x[d], Axis(after, "padding")])
     layouts.set(out, x)
+
+
+@rule("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
+def _mirror(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
+    for expr, n in zip(layouts.get(args[0]), out.shape):
+        if layout.size(expr) != n:
+            layout.freeze(expr, "mirrored at the border")
+    _pad(layouts, args, kwargs, out)
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d", "max_pool2d_with_indices", "max_pool3d_with_indices",
@@ -149,10 +158,20 @@ def _pool(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
         layouts.set(tensor, dims)
 
 
-@rule("roll", "flip")
+@rule("flip")
+def _flip(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
+    _move(layouts, args[0], args[1], out)
+
+
+@rule("roll")
 def _roll(layouts: Layouts, args: Args, kwargs: Kwargs, out: Any) -> None:
-    x = layouts.get(args[0])
-    for i in args[-1]:
+    # Without dimensions the flattened tensor is rolled: every entry moves.
+    _move(layouts, args[0], args[2] if len(args) > 2 and args[2] else range(args[0].ndim), out)
+
+
+def _move(layouts: Layouts, source: Any, dims: Iterable[int], out: Any) -> None:
+    x = layouts.get(source)
+    for i in dims:
         layout.freeze(x[i], "entries change places")
     layouts.set(out, x)
 

@@ -127,9 +127,9 @@ def prototype(query: Query) -> Floats:
 def mask_iou(query: Query) -> Floats:
     """IoU of the kept channels, mean over axes (each once; those that no sub-network prunes are left out), in [0, 1].
 
-    Source: MVP, sec. 3.2 ("Overlap Between Tasks"), used as a similarity here. The target is a stored sub-network, or
-        the
-    most accurate stored one of the task. Symmetric.
+    Source: MVP, sec. 3.2 ("Overlap Between Tasks"), used as a similarity here. Symmetric.
+
+    The target is a stored sub-network, or the most accurate stored one of the task.
 
     Raises:
         NotFoundError: No sub-network of the target is stored.

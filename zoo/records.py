@@ -208,18 +208,19 @@ class SubNetwork:
         for name, allowed in (("kind", KINDS), ("mode", MODES), ("init", INITS)):
             if getattr(self, name) not in allowed:
                 problems.append(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        if not 0 < self.keep <= 1:
-            problems.append(f"keep: got {self.keep}, expected a ratio in (0, 1]")
+        if not (_is_number(self.keep) and 0 < self.keep <= 1):
+            problems.append(f"keep: got {self.keep!r}, expected a ratio in (0, 1]")
         problems += [
-            f"metrics[{k!r}]: got {v}, expected a finite number"
-            for k, v in self.metrics.items()
-            if not math.isfinite(v)
+            f"metrics[{k!r}]: got {v!r}, expected a finite number" for k, v in self.metrics.items() if not _is_number(v)
         ]
+        embeddings = {k: _float32(v) for k, v in self.embeddings.items()}
         problems += [
-            f"embeddings[{k!r}]: holds values that are not finite"
-            for k, v in self.embeddings.items()
-            if not np.isfinite(np.asarray(v)).all()
+            f"embeddings[{k!r}]: holds values that are no finite float32 numbers"
+            for k, v in embeddings.items()
+            if v is None or not np.isfinite(v).all()
         ]
+        if isinstance(self.parents, str):
+            problems.append(f"parents: got one string {self.parents[:20]!r}, expected a sequence of ids")
         if self.generation and not self.parents:
             problems.append(f"generation {self.generation} without parents")
         # A record read back from a zoo names its digest and must not load its tensors just to be looked at.
@@ -235,7 +236,7 @@ class SubNetwork:
             ("seed", int(self.seed)), ("channels", MappingProxyType(channels)), ("keep", float(self.keep)),
             ("parents", tuple(self.parents)),
             ("metrics", {k: float(v) for k, v in self.metrics.items()}),
-            ("embeddings", {k: np.asarray(v, dtype=np.float32) for k, v in self.embeddings.items()}),
+            ("embeddings", embeddings),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
         if not self.weights_digest:
@@ -267,6 +268,18 @@ class SubNetwork:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
+
+
+def _float32(vector: Any) -> np.ndarray | None:
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError):
+        return None
 
 
 def _channel_set(key: str, kept: np.ndarray, axes: Mapping[str, Any], mode: str) -> tuple[np.ndarray, list[str]]:
