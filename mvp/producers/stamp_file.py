@@ -1,7 +1,7 @@
 """The file of a meta-trained mask generator: what it was made with, writing and reading it, and its base."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,15 @@ class MetaOptions:
         lr: Learning rate of W, inner and outer.
         gate_lr: Of pi: all parameters of the gates.
         encoder_lr: Of theta: the set encoder.
-        start: Where the gates start, see `BetaGate`.
+        start: Where the gates start, see `BetaGate`. 2 is what BBDropout's authors take for a VGG: a third of all
+            filters is masked at each of the first steps, and it takes thousands; 5 makes it a sixth.
         frozen: Leave W as it is in the outer step, so that the generator belongs to the base given and its
             sub-networks vote with that base's others; the inner steps still train a copy of W.
     """
 
     iterations: int = 100
     tasks: int = 4
-    images: int = 192
+    images: int = 128
     batch_size: int = 64
     width: int | None = 128
     heads: int = 4
@@ -52,7 +53,7 @@ class MetaOptions:
     lr: float = 1e-3
     gate_lr: float = 1e-2
     encoder_lr: float = 1e-3
-    start: float = 2.0
+    start: float = 5.0
     frozen: bool = False
 
     name = "meta-train"
@@ -69,7 +70,7 @@ class MetaOptions:
 
 # Minutes on a few CPU cores with a narrow network; the paper's VGG-19 run, which wants a GPU for hours.
 SMALL = MetaOptions()
-PAPER = MetaOptions(iterations=2000, tasks=10, images=640, batch_size=128)
+PAPER = MetaOptions(iterations=2000, tasks=10, images=640, batch_size=128, start=2.0)
 CONFIGS = {"small": SMALL, "paper": PAPER}
 
 
@@ -83,10 +84,13 @@ def write_generator(
         state: The state of a `Masked`: "network.*" and "generator.*".
         base: The base that the run started from.
         options: Of the run.
-        about: Further JSON values for the metadata ("curve", "tasks", "seed").
+        about: Further JSON values for the metadata: "curve", "tasks", "seed", and "labels", the classes of the head.
     """
     tensors = {k: v for k, v in state.items() if k.startswith("generator.")}
-    info = {"options": json.dumps({**asdict(options), "started_from": base.id}), "input": json.dumps(dict(base.input))}
+    info = {
+        "options": json.dumps({**asdict(options), "started_from": base.id}), "input": json.dumps(dict(base.input)),
+        "labels": json.dumps(about["labels"]),
+    }  # fmt: skip
     if not options.frozen:
         network = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         base = _base_of(base.name, network, dict(base.input))
@@ -134,7 +138,8 @@ def generator_base(path: str | Path) -> Base:
     network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     if not network:
         raise DataError(f"{path} holds no network", hint=f"It was made for the base {about['name']} {about['base']}.")
-    return _base_of(about["name"], network, json.loads(about["input"]))
+    base = _base_of(about["name"], network, json.loads(about["input"]))
+    return replace(base, info={key: json.loads(about[key]) for key in ("options", "labels")})
 
 
 def load_generator(path: str | Path, base: Base) -> tuple[MaskGenerator, MetaOptions]:

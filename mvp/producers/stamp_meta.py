@@ -207,9 +207,15 @@ class Masked(nn.Module):
         with self._hooks:
             return self.network(x)
 
-    def loss(self, x: Tensor, y: Tensor, images: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
-        """Eq. 2: cross-entropy of the masked network plus the weighted KL of Eq. 13; and the cross-entropy alone."""
-        error = F.cross_entropy(self(x, images), y)
+    def loss(
+        self, x: Tensor, y: Tensor, images: Tensor, kl_weight: float, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Eq. 2: cross-entropy of the masked network plus the weighted KL of Eq. 13; and the cross-entropy alone.
+
+        `rows` are the outputs that are the task's classes, in the order of its labels; all when None.
+        """
+        logits = self(x, images)
+        error = F.cross_entropy(logits if rows is None else logits[:, rows], y)
         return error + kl_weight * self.generator.kl(), error.detach()
 
     def groups(self, lr: float, gate_lr: float, encoder_lr: float) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvp.bases import load_base
+from mvp.bases import full_model, load_base
 from mvp.data import Data
 from mvp.finetune import check_data, seeded_noise
 from mvp.producers.stamp_file import CONFIGS, MetaOptions, new_generator, write_generator
@@ -67,15 +67,17 @@ def meta_train(
     Algorithm 1: at each outer step every task starts from the common parameters phi = {W, pi, theta}; a balanced batch
     of it is encoded and, in mini-batches, trained on with Adam; the gradients at the last mini-batch, taken where the
     others have led, are summed over the tasks and given to the outer Adam (first-order MAML, Eq. 4). All rates fall to
-    a tenth at 50% and at 80% of the iterations. The paper is silent on batch norm's running statistics: the outer ones
-    become the mean of the tasks' own.
+    a tenth at 50% and at 80% of the iterations. The paper is silent on the head: here it has an output for every source
+    class, of which a task uses its own, so that tasks of disjoint classes do not contradict each other; a target task
+    gets a new one. It is silent on batch norm's running statistics too: the outer ones become the mean of the tasks'.
 
     Killed and started again it goes on from `out` with the suffix .ckpt when that was written with the same arguments;
     an iteration's draws depend on (seed, iteration) alone, so the result is that of an uninterrupted run.
 
     Args:
-        base: A registered architecture ("vgg_narrow"), whose W starts at random, or a base, whose W is the start.
-        source: The source tasks, of equally many classes each; or a data set, to be split into disjoint ones.
+        base: A registered architecture ("vgg_narrow"), whose W starts at random, or a base, whose W is the start; its
+            head too, when its `info["labels"]` name all source classes.
+        source: The source tasks; or a data set, to be split into tasks of disjoint classes.
         out: Safetensors file to write. Unless W is frozen, the meta-trained network is a base of its own:
             `generator_base(out)`, also beside it as weights for `--weights`, with the suffix .base.safetensors.
         config: "small", "paper" or options of your own.
@@ -86,32 +88,33 @@ def meta_train(
         **changes: Single options that differ from `config`.
 
     Raises:
-        OptionError: An option out of range or unknown, tasks of different numbers of classes, a base without filters,
-            or a checkpoint of other arguments.
+        OptionError: An option out of range or unknown, no tasks, a base without filters, or a checkpoint of other
+            arguments.
     """
     options, where, out = _options(config, changes), pick_device(device), Path(out)
     tasks = split_classes(source, splits, seed=seed) if isinstance(source, Data) else list(source)
-    if not tasks or len({len(task.labels) for task in tasks}) > 1:
-        got = ", ".join(str(len(task.labels)) for task in tasks) or "none"
-        raise OptionError("meta-train: classes of the source tasks", got=got, expected="equally many, of >= 1 tasks")
+    if not tasks:
+        raise OptionError("meta-train: no source tasks")
+    labels = list(source.labels if isinstance(source, Data) else dict.fromkeys(c for t in tasks for c in t.labels))
     if isinstance(base, str):
         if options.frozen:
             raise OptionError("meta-train: frozen weights that are random", hint="Give a trained base.")
-        base = load_base(base, num_classes=len(tasks[0].labels), seed=derive_seed(seed, "weights"))
+        base = load_base(base, num_classes=len(labels), seed=derive_seed(seed, "weights"))
+        base = replace(base, info={"labels": labels})
     for task in tasks:
         check_data(task, base)
     if not filters(base.plan):
         raise OptionError(f"meta-train: {base.name} has no filters that can be pruned")
     out.parent.mkdir(parents=True, exist_ok=True)
     arguments = json.dumps([asdict(options), base.id, [task.task.id for task in tasks], seed])
-    run = _Run(base, tasks, options, seed, where, out.with_suffix(".ckpt"), arguments)
+    run = _Run(base, tasks, labels, options, seed, where, out.with_suffix(".ckpt"), arguments)
     with bar(progress=progress) as shown:
         line = shown.add_task("meta-train", total=options.iterations, completed=run.done)
         while run.done < options.iterations:
             run.iterate()
             shown.update(line, completed=run.done, description=f"meta-train, loss {run.curve.loss[-1]:.3f}")
     state = {name: value.detach().contiguous().cpu() for name, value in run.model.state_dict().items()}
-    about = {"curve": asdict(run.curve), "tasks": [task.task.id for task in tasks], "seed": seed}
+    about = {"curve": asdict(run.curve), "tasks": [task.task.id for task in tasks], "seed": seed, "labels": run.labels}
     write_generator(out, state, base, options, about)
     return run.curve
 
@@ -129,12 +132,16 @@ class _Run:
     """A meta-training run between two iterations."""
 
     def __init__(
-        self, base: Base, tasks: list[Data], options: MetaOptions, seed: int, where: torch.device, checkpoint: Path,
-        arguments: str,
+        self, base: Base, tasks: list[Data], labels: list[str], options: MetaOptions, seed: int, where: torch.device,
+        checkpoint: Path, arguments: str,
     ) -> None:  # fmt: skip
         self.base, self.tasks, self.options, self.seed, self.where = base, tasks, options, seed, where
         self.spec = InputSpec.of(dict(base.input))
-        network = task_model(base, len(tasks[0].labels), seed=seed)
+        # A base that knows all the classes keeps its head, another one gets a new head for them.
+        own = list(base.info.get("labels", ()))
+        known = len(own) == base.num_classes and set(labels) <= set(own)
+        self.labels = own if known else labels
+        network = full_model(base) if known else task_model(base, len(labels), seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "generator"))
             generator = new_generator(base, options)
@@ -189,6 +196,7 @@ class _Run:
         order = torch.randperm(len(batch.train_images), generator=torch.Generator().manual_seed(seed))
         images = self.spec(batch.train_images[order].to(self.where))
         labels = batch.train_labels[order].to(self.where)
+        rows = torch.tensor([self.labels.index(label) for label in task.labels], device=self.where)
         # A mini-batch of one image cannot train batch norm.
         starts = [s for s in range(0, len(images), options.batch_size) if len(images) - s > 1]
         inner = torch.optim.Adam(self._groups())
@@ -196,7 +204,7 @@ class _Run:
         loss = error = torch.zeros(())
         for s in starts:
             part = slice(s, s + options.batch_size)
-            loss, error = self.model.loss(images[part], labels[part], images, weight)
+            loss, error = self.model.loss(images[part], labels[part], images, weight, rows)
             inner.zero_grad(set_to_none=True)
             loss.backward()
             if s != starts[-1]:
