@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from zoo.records import Base
 
 torch.set_num_threads(1)
 
+_FOLDER = TemporaryDirectory(prefix="mvp-tests-")
 LABELS = ("dog", "cat", "horse", "sheep", "goat", "lion", "tiger", "wolf", "fox", "bear")
 INPUT = {"size": [3, 8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
@@ -81,6 +84,20 @@ def data(train: int = 20, test: int = 8) -> Data:
         return torch.from_numpy(images), torch.from_numpy(labels)
 
     return Data("animals", LABELS, *split(train), *split(test))
+
+
+@cache
+def generator(name: str = "cnn") -> Path:
+    """A file for the producer "stamp": a mask generator meta-trained in two iterations, the tiny base's weights frozen.
+
+    It lies in a temporary folder that goes when Python ends.
+    """
+    from mvp.producers.stamp_train import meta_train
+
+    out = Path(_FOLDER.name) / f"{name}.safetensors"
+    options = {"iterations": 2, "tasks": 2, "images": 24, "batch_size": 12, "width": 16}
+    meta_train(base(name), data(), out, splits=3, frozen=True, progress=False, **options)
+    return out
 
 
 def task(*labels: str | int) -> Data:

@@ -31,6 +31,7 @@ TINY = {
     "snip": {"images": 12, "steps": 4, "batch_size": 16},
     "bbdropout": {"steps": 6, "finetune_steps": 2, "batch_size": 16},
     "random_structure": {},
+    "stamp": {"prune_steps": 3, "finetune_steps": 2, "set_images": 12, "batch_size": 16},
     "lcp": {"pool": 4, "iterations": 6, "tune_steps": 3, "finetune_steps": 3, "batch_size": 16, "floor": 0.0},
 }
 MEMBERS = producers()
@@ -48,11 +49,17 @@ on_each_base = pytest.mark.parametrize(
 )
 
 
+def options_of(name, base="cnn"):
+    """Those of TINY; STAMP needs a file too, meta-trained for the base."""
+    return TINY[name] | ({"generator": tiny.generator("cnn" if base == "vit" else base)} if name == "stamp" else {})
+
+
 def tiny_prune(name, base, data=None, *, keep=0.3, seed=0):
     """One run with the options of TINY, and with source tasks where the producer needs them."""
     sources = [tiny.task(5, 6, 7), tiny.task(7, 8, 9)] if needs_sources(MEMBERS[name]) else []
     data = data or tiny.task()
-    return prune(tiny.base(base), data, producer=name, keep=keep, seed=seed, sources=sources, **TINY[name])
+    options = options_of(name, base)
+    return prune(tiny.base(base), data, producer=name, keep=keep, seed=seed, sources=sources, **options)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +177,7 @@ def test_its_accuracy_is_that_of_the_built_model(name, base, run):
 def test_its_options_are_recorded_as_used(name, run):
     sub = run(name, bases_of(name)[0])
     options = {k: v for k, v in sub.options.items() if k != "sources"}
-    assert options == recorded(resolve(name, **TINY[name]))
+    assert options == recorded(resolve(name, **options_of(name)))
     assert len(sub.options.get("sources", [])) == (2 if needs_sources(MEMBERS[name]) else 0)
 
 
@@ -178,7 +185,7 @@ def test_its_options_are_recorded_as_used(name, run):
 def test_source_tasks_are_asked_for_where_they_are_needed_and_refused_elsewhere(name):
     base, sources = tiny.base(bases_of(name)[0]), [] if needs_sources(MEMBERS[name]) else [tiny.task(5, 6, 7)]
     with pytest.raises(OptionError, match="source tasks"):
-        prune(base, tiny.task(), producer=name, sources=sources, **TINY[name])
+        prune(base, tiny.task(), producer=name, sources=sources, **options_of(name))
 
 
 @everyone
@@ -195,7 +202,7 @@ def test_a_base_without_anything_it_could_remove(name, base):
 def test_keep_outside_its_range(name, keep):
     with pytest.raises(OptionError, match="keep"):
         tiny_prune(name, bases_of(name)[0], keep=keep)
-    member = resolve(name, **TINY[name])
+    member = resolve(name, **options_of(name))
     more = {"sources": [tiny.task(5, 6, 7)]} if needs_sources(member) else {}
     with pytest.raises(OptionError, match="keep"):
         member.prune(tiny.base(bases_of(name)[0]), tiny.task(), keep=keep, **more)

@@ -62,8 +62,8 @@ def test_the_loss_is_cross_entropy_plus_the_scaled_kl(monkeypatch):
         prune(base, data, keep=0.5, kl=scale, **{**SHORT, "steps": 1, "finetune_steps": 0})
         grads[scale] = kept["grads"]
     groups = kept["groups"]
-    assert (groups[0]["lr"], groups[0]["weight_decay"], groups[1]["lr"]) == (1e-3, 1e-4, 1e-2)
-    gates = [BetaGate(base.plan["axes"][axis]["n"]) for axis in prunable(base.plan)]
+    assert (groups[0]["lr"], groups[0]["weight_decay"], groups[1]["lr"]) == (1e-3, 1e-4, 0.1)
+    gates = [BetaGate(base.plan["axes"][axis]["n"], 5.0) for axis in prunable(base.plan)]
     sum(gate.kl() for gate in gates).backward()
     terms = [p.grad for gate in gates for p in gate.parameters()]
     for without, with_kl, term in zip(grads[0.0], grads[30.0], terms, strict=True):
