@@ -122,7 +122,7 @@ def load_base(
     if isinstance(weights, (str, Path)):
         state, metadata = _read_weights(Path(weights))
         input = {**json.loads(metadata.pop("input", "{}")), **(input or {})}
-        info = {k: json.loads(v) for k, v in metadata.items() if k in ("options", "accuracy", "labels")}
+        info = {k: json.loads(v) for k, v in metadata.items() if k in ("options", "accuracy", "knn_accuracy", "labels")}
     elif isinstance(weights, Mapping):
         state = {k: v if isinstance(v, Tensor) else torch.from_numpy(np.array(v)) for k, v in weights.items()}
     with torch.random.fork_rng(devices=[]):

@@ -44,10 +44,44 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("base", help="registered architecture, e.g. resnet20")
     _data_options(sub)
     sub.add_argument("--out", required=True, help="safetensors file to write; beside it a .ckpt is kept for resuming")
+    sub.add_argument(
+        "--method", choices=("supervised", "simsiam"), default="supervised",
+        help="simsiam: without labels; says the accuracy of a k-NN on its features",
+    )  # fmt: skip
     sub.add_argument("--epochs", type=int, default=20)
     sub.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd for CNNs, adamw for ViTs")
-    sub.add_argument("--lr", type=float, help="peak learning rate; 0.1 (sgd) or 0.001 (adamw) by default")
+    sub.add_argument(
+        "--lr", type=float,
+        help="peak learning rate; 0.1 (sgd), 0.03 x batch size / 256 (sgd, simsiam) or 0.001 (adamw) by default",
+    )  # fmt: skip
     sub.add_argument("--batch-size", type=int, default=128)
+    _run_options(sub)
+
+    sub = command(
+        "meta-train", commands.run_meta_train,
+        "Meta-train a mask generator for the producer `stamp`; resumes after a kill.",
+        "mvp meta-train vgg_narrow --dataset cifar100 --root data/cifar100 --out stamp.safetensors",
+    )  # fmt: skip
+    sub.add_argument("base", help="timm:NAME, torchvision:NAME or a registered name")
+    sub.add_argument("--weights", help="weights file to start from, or 'published'; random ones by default")
+    _data_options(sub)
+    sub.add_argument(
+        "--out", required=True,
+        help="safetensors file to write; beside it a .ckpt is kept for resuming, and the meta-trained network is\n"
+        "written with the suffix .base.safetensors. Then: mvp prune --base BASE --weights OUT.base.safetensors\n"
+        "--producer stamp --option generator=OUT.safetensors ...",
+    )  # fmt: skip
+    sub.add_argument(
+        "--config", choices=("small", "paper"), default="small",
+        help="small: 100 iterations, minutes for a narrow network; paper: 2000 larger ones, wants a GPU",
+    )  # fmt: skip
+    sub.add_argument("--splits", type=int, default=10, help="source tasks: the classes are split into so many")
+    sub.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an option that differs")
+    sub.add_argument(
+        "--frozen",
+        action="store_true",
+        help="leave the base's weights as they are: the generator is then for this base",
+    )
     _run_options(sub)
 
     sub = command(

@@ -77,10 +77,29 @@ def run_pretrain(args: argparse.Namespace) -> None:
 
     logging.getLogger("mvp").setLevel(logging.INFO)
     top1 = pretrain(
-        args.base, _data(args), args.out, epochs=args.epochs, optimizer=args.optimizer, lr=args.lr,
+        args.base, _data(args), args.out, method=args.method, epochs=args.epochs, optimizer=args.optimizer, lr=args.lr,
         batch_size=args.batch_size, seed=args.seed, device=args.device,
     )  # fmt: skip
-    sys.stdout.write(f"{args.out}: {args.base}, test accuracy {top1:.4f}\n")
+    measured = "test" if args.method == "supervised" else "k-NN"
+    sys.stdout.write(f"{args.out}: {args.base}, {measured} accuracy {top1:.4f}\n")
+
+
+def run_meta_train(args: argparse.Namespace) -> None:
+    """Meta-trains a mask generator and says where the loss went."""
+    from mvp.bases import load_base
+    from mvp.producers.stamp_train import meta_train
+
+    logging.getLogger("mvp").setLevel(logging.INFO)
+    options = {**_options(args), **({"frozen": True} if args.frozen else {})}
+    weights = True if args.weights == "published" else args.weights
+    base = args.base if weights is None else load_base(args.base, weights=weights)
+    curve = meta_train(
+        base, _data(args), args.out, config=args.config, splits=args.splits, seed=args.seed, device=args.device,
+        **options,
+    )  # fmt: skip
+    tenth = max(1, len(curve.error) // 10)
+    first, last = (sum(part) / tenth for part in (curve.error[:tenth], curve.error[-tenth:]))
+    sys.stdout.write(f"{args.out}: {args.base}, cross-entropy {first:.3f} -> {last:.3f}\n")
 
 
 def run_prune(args: argparse.Namespace) -> None:

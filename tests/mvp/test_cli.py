@@ -13,7 +13,7 @@ from mvp.cli import main
 from mvp.nets import REGISTERED
 from mvp.producers import producers
 
-COMMANDS = ("pretrain", "prune", "populate", "vote", "finetune", "compare", "contest", "demo", "producers")
+COMMANDS = ("pretrain", "meta-train", "prune", "populate", "vote", "finetune", "compare", "contest", "demo", "producers")
 CLASSES = ("cat", "dog", "horse", "sheep", "wolf", "zebra")
 IFP = ("--option", "steps=2", "--option", "prune_every=1", "--option", "prune_share=0.7", "--option", "batch_size=8")
 
@@ -108,6 +108,24 @@ def test_prune_then_finetune(run, data, tmp_path):
     assert sub.id[:8] in out and trained.id[:8] in out
 
 
+def test_meta_train_then_prune(run, data, tmp_path):
+    out, path = tmp_path / "stamp.safetensors", tmp_path / "my.zoo"
+    short = ("--option", "tasks=2", "--option", "images=8", "--option", "batch_size=4", "--option", "width=8")
+    code, said, err = run("meta-train", "vgg_narrow", *data, "--out", out, "--splits", "3", "--option",
+                          "iterations=2", *short)  # fmt: skip
+    assert (code, err.count("\n") < 4) == (0, True) and "cross-entropy" in said
+    code, said, err = run(
+        "prune", path, "--base", "vgg_narrow", "--weights", out.with_suffix(".base.safetensors"), *data, "--producer",
+        "stamp", "--keep", "0.3", "--option", f"generator={out}", "--option", "set_images=8", "--option",
+        "finetune_steps=1", "--classes", "wolf,cat",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    (sub,) = zoo.open(path)
+    assert sub.producer == "stamp" and sub.base.name == "vgg_narrow" and sub.base.num_classes == len(CLASSES)
+    code, said, err = run("meta-train", "vgg_narrow", *data, "--out", out, "--frozen")
+    assert code == 2 and "Give a trained base" in err
+
+
 def test_populate_in_parts_then_vote_and_compare(run, data, tmp_path):
     path = tmp_path / "my.zoo"
     fill = ("populate", path, "--base", "resnet20", *data, "--producer", "random", "--keep", "0.25", "--tasks", "4",
@@ -171,6 +189,9 @@ def test_pretrain(run, data, tmp_path):
         out_file = tmp_path / "new" / "net.safetensors"
         code, out, _ = run("pretrain", "tests-net", "--dataset", "digits", "--out", out_file, "--epochs", "1")
         assert code == 0 and "test accuracy" in out and out_file.is_file()
+        args = ("pretrain", "tests-net", "--dataset", "digits", "--epochs", "1", "--method", "simsiam")
+        code, out, _ = run(*args, "--out", tmp_path / "siam.safetensors")
+        assert code == 0 and "k-NN accuracy" in out and (tmp_path / "siam.safetensors").is_file()
     finally:
         del REGISTERED["tests-net"]
 
