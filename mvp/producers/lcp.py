@@ -36,12 +36,12 @@ class LcP:
     Where the paper is silent or contradicts itself: the sums of Eq. 6-8 are over the pruned filters. "l2" is the sum of
     squares, as the text has it, not its root. alpha falls from 1 to 0 (the formula rises). Members of a tournament are
     16, drawn with replacement. Fitness is the loss, not its distance to the unpruned network's. "Taylor" takes the
-    gradient of the mean loss over min(3000, all) training images, eval mode. Units that still fit the budget after the last removal return,
-    best first. Tightening (`passes` > 1) goes down to the budget in equal parts, tunes after each pass, and starts each
-    search from the previous pool; a unit that returns in a later pass has the weights it had when it went. Of
-    an axis at least `floor` stays, and two units where it has so many (one if `floor` is 0). The learning rate
-    drops to a tenth at 30%, 60% and 80% of the steps (the paper's epochs 18, 36 and 48 of 60). "Uniform" ranks each
-    filter by its place in its own axis, so all lose the same share up to rounding. "Greedy" (Eq. 2-3) removes the
+    gradient of the mean loss over min(3000, all) training images, eval mode. Units that still fit the budget after the
+    last removal return, best first. Tightening (`passes` > 1) goes down to the budget in equal parts, tunes after each
+    pass, and starts each search from the previous pool; a unit that returns in a later pass has the weights it had when
+    it went. Of an axis at least `floor` stays, and two units where it has so many (one if `floor` is 0). The learning
+    rate drops to a tenth at 30%, 60% and 80% of the steps (the paper's epochs 18, 36 and 48 of 60). "Uniform" ranks
+    each filter by its place in its own axis, so all lose the same share up to rounding. "Greedy" (Eq. 2-3) removes the
     single filter of smallest metric, again and again; the paper tunes and measures anew after each filter, here it is
     after every `greedy_share` of the filters left, which costs a few dozen tunings rather than hundreds.
 
@@ -51,7 +51,8 @@ class LcP:
         constraint: What the budget limits, "macs" or "params".
         budget: Share of the whole network's cost; the cost of the sub-network with equal widths of `keep` when None.
         passes: Passes of Algorithm 1; 1 is one-shot.
-        floor: Share of every axis that stays. At a small `keep` it leaves nothing to choose, or cannot be met.
+        floor: Share of every axis that stays. Where `keep` is not well above it, it leaves nothing to choose, or the
+            budget cannot be met (an error): lower it.
         pool: Candidates in the pool.
         iterations: Mutations; pool + iterations candidates are seen.
         tournament: Candidates drawn for a mutation.
