@@ -39,9 +39,8 @@ class MaskOptions:
         lr: Learning rate, cosine to 0; when None 0.01 (SGD, CNN) or 2e-4 (AdamW, ViT), and under gates, where both
             take AdamW, 1e-3 or 2e-4.
         gate_lr: Learning rate of the gates ("l0").
-        penalty: Weight of the expected share of open gates in the loss ("l0"). After 100 steps on the head of a
-            ResNet-20, 10 leaves 14% of the gates open, 1 half of them, 0.1 three quarters; where more are open than
-            `keep` asks for, the cut takes what the network still used.
+        penalty: Weight of the expected share of open gates in the loss ("l0"). It should be large enough to get down to
+            `keep`, or the cut takes what the network still used.
         batch_size: Images a step.
         weight_decay: Of the weights; 5e-4 (SGD) or 0.05 (AdamW) when None.
     """
@@ -71,8 +70,10 @@ class ClassifierMask(MaskOptions):
     fully connected layers; the head alone of a ResNet or a ViT), and always the head. Of each layer's weights
     max(1, round(keep n)) stay, biases all. "threshold" is magnitude pruning (Han et al. 2015) with the threshold that
     keeps so many. "l0" is Louizos et al. 2018: gates stretched to (-0.1, 1.1), temperature 2/3, the penalty the mean
-    probability that a gate is open; gates start almost open, because the network is trained already. At the end the
-    weights take their gates' test-time values, and all but the likeliest go. Then it is fine-tuned under the masks.
+    probability that a gate is open; gates start almost open, because the network is trained already, and a layer's
+    penalty rests while no more of its gates are expected open than will stay, so that a strong one does not close them
+    all. At the end the weights take their gates' test-time values, and all but the likeliest go. Then it is fine-tuned
+    under the masks.
 
     The record is one of masks: `params` and `macs` are those of the whole network, and it does not vote.
     `classifier_mask_sources` finds the masks over several data sets.
@@ -103,7 +104,8 @@ class ClassifierMask(MaskOptions):
         check_data(data, base)
         started = time.perf_counter()
         run = Classifier(base, self, len(data.labels), where=pick_device(device), seed=seed, progress=progress)
-        masks = run.cut(run.learn(data, seed=seed), keep)
+        counts = run.counts(keep)
+        masks = run.cut(run.learn(data, counts, seed=seed), counts)
         run.tune(data, masks, seed=seed)
         return run.record(self, data, masks, keep=keep, seed=seed, started=started, options=recorded(self))
 
@@ -137,11 +139,18 @@ class Classifier:
         self.layers = classifier_weights(self.model, base)
         self.steps = 0
 
-    def learn(self, data: Data, *, seed: int, alive: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def counts(self, keep: float) -> dict[str, int]:
+        """Weights of each layer that stay: max(1, round(keep n))."""
+        return {name: max(1, round(keep * self.weight(name).numel())) for name in self.layers}
+
+    def learn(
+        self, data: Data, counts: Mapping[str, int], *, seed: int, alive: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Trains on a task and says how much each weight of the classifier matters.
 
         Args:
             data: Images of the task that the head is for.
+            counts: Weights of each layer that will stay.
             seed: Seed of batches and gates.
             alive: Masks of the weights that are left, all when None; the others stay zero.
 
@@ -154,10 +163,12 @@ class Classifier:
             self._train(data, make_optimizer(self.model, self.base, **self._rates()), self.options.steps, seed, alive)
             scores = {name: self.weight(name).detach().abs() for name in self.layers}
         else:
-            scores = self._learn_gates(data, seed, alive)
+            scores = self._learn_gates(data, counts, seed, alive)
         return {name: values.masked_fill(~alive[name], -math.inf) for name, values in scores.items()}
 
-    def _learn_gates(self, data: Data, seed: int, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _learn_gates(
+        self, data: Data, counts: Mapping[str, int], seed: int, alive: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         weights = list(self.model.parameters())
         share = self.options.penalty / sum(int(mask.sum()) for mask in alive.values())
         gates = {}
@@ -165,7 +176,7 @@ class Classifier:
             module, own = self.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
             rng = torch.Generator().manual_seed(derive_seed(seed, "gates", name))
             # In eval mode, or registering it would draw from torch's own generator.
-            gates[name] = HardConcrete(alive[name].cpu(), rng, share).to(self.where).eval()
+            gates[name] = HardConcrete(alive[name].cpu(), rng, share, counts[name]).to(self.where).eval()
             parametrize.register_parametrization(module, own, gates[name])
         decay = 0.05 if self.options.weight_decay is None else self.options.weight_decay
         usual = 2e-4 if is_transformer(self.base) else 1e-3
@@ -181,9 +192,9 @@ class Classifier:
             gate.log_alpha.requires_grad_(False)
         return {name: gate.open().double() for name, gate in gates.items()}
 
-    def cut(self, scores: Mapping[str, Tensor], keep: float) -> Masks:
-        """The masks that keep max(1, round(keep n)) weights of each layer, the largest scores; of equals the first."""
-        return {name: largest(values, keep_count(values.numel(), keep)) for name, values in scores.items()}
+    def cut(self, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Masks:
+        """The masks that keep so many weights of each layer, those with the largest scores; of equals the first."""
+        return {name: largest(values, counts[name]) for name, values in scores.items()}
 
     def tune(self, data: Data, masks: Mapping[str, Tensor], *, seed: int, steps: int | None = None) -> None:
         """Fine-tunes with the masks held from the start; `tune_steps` when None."""
@@ -234,16 +245,22 @@ class HardConcrete(nn.Module):
         alive: bool; gates of the other weights are 0.
         rng: Draws the start, N(2, 0.01^2).
         penalty: Weight in the loss of the probability that a gate is open.
+        least: The penalty rests while no more gates than this are expected to be open.
     """
 
     alive: Tensor
 
-    def __init__(self, alive: Tensor, rng: torch.Generator, penalty: float) -> None:
+    def __init__(self, alive: Tensor, rng: torch.Generator, penalty: float, least: int = 0) -> None:
         super().__init__()
+        self.penalty, self.least = penalty, least
         self.log_alpha = nn.Parameter(START + 0.01 * torch.randn(alive.shape, generator=rng))
         self.register_buffer("alive", alive)
         # The training step knows cross-entropy alone: the penalty joins where its gradient arrives.
-        self.log_alpha.register_hook(lambda grad: grad + penalty * self.alive * self.open() * (1 - self.open()))
+        self.log_alpha.register_hook(self._penalise)
+
+    def _penalise(self, gradient: Tensor) -> Tensor:
+        likely = self.open() * self.alive
+        return gradient + self.penalty * likely * (1 - likely) * (likely.sum() > self.least)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The gated weight."""
@@ -291,11 +308,6 @@ def classifier_weights(model: nn.Module, base: Base) -> list[str]:
     for handle in handles:
         handle.remove()
     return [*dict.fromkeys(found), *head]
-
-
-def keep_count(n: int, keep: float) -> int:
-    """Weights of a layer of n that stay."""
-    return max(1, round(keep * n))
 
 
 def largest(scores: Tensor, n: int) -> Tensor:

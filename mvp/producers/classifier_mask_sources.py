@@ -12,7 +12,7 @@ from mvp.data import Data
 from mvp.finetune import check_data
 from mvp.options import check_options, one_of
 from mvp.producers import check_keep, check_sources, recorded
-from mvp.producers.classifier_mask import RULES, Classifier, MaskOptions, Masks, keep_count, largest
+from mvp.producers.classifier_mask import RULES, Classifier, MaskOptions, Masks
 from mvp.producers.intersection import combine
 from mvp.subnetwork import new_head
 from mvp.surgery import build
@@ -89,14 +89,14 @@ class ClassifierMaskSources(MaskOptions):
     ) -> tuple[Masks, dict[str, float]]:
         votes = {name: np.zeros(run.weight(name).numel(), dtype=np.int64) for name in run.layers}
         strength = {name: np.zeros(run.weight(name).numel()) for name in run.layers}
-        steps = 0
+        steps, counts = 0, run.counts(keep)
         for j, one in enumerate([*sources, data]):
             # The task comes last: its network is the one that goes on.
             own = run if one is data else Classifier(
                 run.base, self, len(data.labels), where=run.where, seed=seed, progress=run.progress
             )  # fmt: skip
-            scores = own.learn(one, seed=seed if one is data else derive_seed(seed, "source", j))
-            for name, mask in own.cut(scores, keep).items():
+            scores = own.learn(one, counts, seed=seed if one is data else derive_seed(seed, "source", j))
+            for name, mask in own.cut(scores, counts).items():
                 votes[name] += mask.cpu().numpy().reshape(-1)
                 values = scores[name].double().cpu().numpy().reshape(-1)
                 strength[name] += values / max(values.max(), np.finfo(float).tiny)
@@ -105,7 +105,7 @@ class ClassifierMaskSources(MaskOptions):
         everyone = len(sources) + 1
         masks, shared = {}, 0
         for name in run.layers:
-            chosen = combine(votes[name], strength[name], everyone, keep_count(votes[name].size, keep))
+            chosen = combine(votes[name], strength[name], everyone, counts[name])
             flat = torch.zeros(votes[name].size, dtype=torch.bool)
             flat[torch.from_numpy(chosen)] = True
             masks[name] = flat.view(run.weight(name).shape).to(run.where)
@@ -117,9 +117,8 @@ class ClassifierMaskSources(MaskOptions):
         for t, source in enumerate(sources, start=1):
             own = derive_seed(seed, "source", t)
             new_task(run, len(source.labels), own)
-            scores = run.learn(source, seed=own, alive=masks)
-            left = {name: keep_count(mask.numel(), keep ** (t / len(sources))) for name, mask in masks.items()}
-            masks = {name: largest(scores[name], n) for name, n in left.items()}
+            counts = run.counts(keep ** (t / len(sources)))
+            masks = run.cut(run.learn(source, counts, seed=own, alive=masks), counts)
             run.tune(source, masks, seed=own)
         return masks
 

@@ -28,9 +28,9 @@ def log(monkeypatch):
     events = []
     learn, tune = Classifier.learn, Classifier.tune
 
-    def spy_learn(own, data, *, seed, alive=None):
+    def spy_learn(own, data, counts, *, seed, alive=None):
         start = own.model.fc.weight.detach().clone()
-        scores = learn(own, data, seed=seed, alive=alive)
+        scores = learn(own, data, counts, seed=seed, alive=alive)
         events.append(("learn", own, data.labels, alive, scores["fc.weight"].clone(), start))
         return scores
 
