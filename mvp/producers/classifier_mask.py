@@ -39,8 +39,9 @@ class MaskOptions:
         lr: Learning rate, cosine to 0; when None 0.01 (SGD, CNN) or 2e-4 (AdamW, ViT), and under gates, where both
             take AdamW, 1e-3 or 2e-4.
         gate_lr: Learning rate of the gates ("l0").
-        penalty: Weight of the expected share of open gates in the loss ("l0"). It should be large enough to get down to
-            `keep`, or the cut takes what the network still used.
+        penalty: Weight of the expected share of open gates in the loss ("l0"). Too small, and the cut
+            takes what the network still used; too large, and it drowns what tells the gates apart. 10 was the best of
+            1, 10 and 100 for 3% and 10% of a ResNet-20's head.
         batch_size: Images a step.
         weight_decay: Of the weights; 5e-4 (SGD) or 0.05 (AdamW) when None.
     """
