@@ -74,7 +74,8 @@ def populate(
                 others = check_sources(member, draw_sources(source, labels, sources, seed=seed))
                 sub = member.prune(base, data, keep=keep, seed=seed, device=device, progress=False, **others)
                 vector = combine(class_prototypes[[source.labels.index(label) for label in labels]])
-                done[data.task.id] = z.add(dataclasses.replace(sub, embeddings={"prototype": vector}))
+                embeddings = {**sub.embeddings, "prototype": vector}
+                done[data.task.id] = z.add(dataclasses.replace(sub, embeddings=embeddings))
             ids.append(done[data.task.id])
             shown.advance(line)
     if leep:
