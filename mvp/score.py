@@ -1,6 +1,7 @@
 """What needs forward passes: responses of sub-networks, LEEP against candidates, task embeddings from a base."""
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from mvp.bases import full_model
 from mvp.data import Data
 from mvp.finetune import check_data
+from mvp.producers.stamp_file import load_generator, task_vector
 from mvp.progress import track
 from mvp.subnetwork import build
 from mvp.train import InputSpec, outputs, pick_device, place
@@ -31,6 +33,7 @@ def score(
     where: str | None = None,
     images: int | None = None,
     seed: int = 0,
+    generator: str | Path | None = None,
     device: str | None = None,
     progress: bool = True,
 ) -> int:
@@ -40,11 +43,13 @@ def score(
         z: A writable zoo.
         data: Images of the new task; its training split is used.
         by: "leep": every candidate sub-network runs once over the training images. "prototype": the base does, and the
-            task's embedding is stored.
+            task's embedding is stored. "stamp": the set encoder of a mask generator does (see `generator`).
         base: Id of the base when the zoo has several.
         where: SQL predicate over the view `subnetworks` that limits the candidates.
         images: Use at most this many training images, equally many a class, drawn by `seed`; all when None.
         seed: Seed of that draw.
+        generator: For "stamp": a file of `mvp meta-train` for this base. Use the same one for all tasks of a zoo: the
+            encodings of two cannot be compared. Sub-networks pruned with it hold theirs already.
         device: CUDA when there is one, when None.
         progress: Show a progress bar when the output is a terminal.
 
@@ -52,11 +57,14 @@ def score(
         Number of rows written; equal ones are not written again. LEEP from all images replaces LEEP from a sample.
 
     Raises:
-        OptionError: A measure that needs no forward pass, or is unknown.
-            Also: the zoo has several bases and none is named.
+        OptionError: A measure that needs no forward pass, or is unknown; "stamp" without a generator, or another one
+            with it. Also: the zoo has several bases and none is named.
+        BaseMismatchError: The generator belongs to another base.
     """
-    if by not in ("leep", "prototype"):
-        raise OptionError(f"nothing to compute for {by!r}", expected="leep or prototype")
+    if by not in ("leep", "prototype", "stamp"):
+        raise OptionError(f"nothing to compute for {by!r}", expected="leep or prototype or stamp")
+    if (by == "stamp") != (generator is not None):
+        raise OptionError(f"by={by!r}: generator", got=generator, expected="a file for 'stamp', none for the others")
     chosen = z.base(base)
     check_data(data, chosen)
     if images is not None:
@@ -64,6 +72,10 @@ def score(
     if by == "prototype":
         vector = embed(chosen, data, device=device)
         return z.add_scores([Score(chosen.id, data.task.id, "prototype", vector=vector)])
+    if generator is not None:
+        encoder, options = load_generator(generator, chosen)
+        encoding = task_vector(encoder, chosen, data, images=options.images, device=device).numpy()
+        return z.add_scores([Score(chosen.id, data.task.id, "stamp", vector=encoding)])
     spec, run_on = InputSpec.of(dict(chosen.input)), pick_device(device)
     # Moved once for all candidates.
     inputs = data.train_images.to(run_on)

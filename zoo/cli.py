@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zoo.handle import Zoo
 
 BAD_INPUT, DAMAGED = 2, 1
-_MEASURES = ("wup", "leep", "prototype", "mask_iou")
+_MEASURES = ("wup", "leep", "prototype", "stamp", "mask_iou")
 _PATH = "folder or URL of a zoo, or the word `sample` for the one that ships with the project"
 
 

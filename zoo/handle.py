@@ -214,7 +214,7 @@ class Zoo:
         Args:
             task: A Task, a SubNetwork, labels, or the id of a stored task or sub-network.
             k: How many; None = all.
-            by: "wup" | "leep" | "prototype" | "mask_iou".
+            by: "wup" | "leep" | "prototype" | "stamp" | "mask_iou".
             base: Only sub-networks of this base.
             producer: Only sub-networks of this producer, or of these.
             where: Only sub-networks that meet this SQL condition: "accuracy > 0.7 and keep < 0.5".
@@ -224,7 +224,7 @@ class Zoo:
             groups: Number of groups.
             binning: "equal_width" | "quantile".
             sample: Seed: draw k at random instead of the k best.
-            embedding: The task's embedding, float (d,), for "prototype".
+            embedding: The task's embedding, float (d,), for "prototype" or "stamp".
             how: "best_match" | "mean" | "hungarian", for "wup".
 
         Raises:
@@ -263,7 +263,7 @@ class Zoo:
         See `zoo.depth.iou_by_depth`.
 
         Args:
-            by: "wup" | "leep" | "prototype" | "mask_iou".
+            by: "wup" | "leep" | "prototype" | "stamp" | "mask_iou".
             groups: Number of groups.
             binning: "equal_width" (the paper's) | "quantile".
             per: "axis" | "layer" | "block".

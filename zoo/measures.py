@@ -32,7 +32,7 @@ class Query:
         target: What they are compared with.
         which: Rows to compare, int64 (m,).
         how: How class similarities become a task similarity, for `wup`.
-        embedding: The target's embedding, for `prototype`; None = look it up.
+        embedding: The target's embedding, for `prototype` and `stamp`; None = look it up.
     """
 
     rows: Rows
@@ -120,7 +120,23 @@ def prototype(query: Query) -> Floats:
         BaseMismatchError: The sub-networks come from several bases, whose features cannot be compared.
         DataError: A given embedding does not fit the stored ones.
     """
-    mine, theirs = _embeddings(query)
+    return _cosines(query, "prototype")
+
+
+def stamp(query: Query) -> Floats:
+    """Cosine of the tasks' encodings by a STAMP set encoder, in [-1, 1].
+
+    Source: STAMP (ICLR 2021 submission), Eq. 9: the set encoding; that tasks are found by it is this project's.
+    Symmetric. All encodings of one base must come from one generator file.
+
+    Raises:
+        MissingScoresError, BaseMismatchError, DataError: As for `prototype`.
+    """
+    return _cosines(query, "stamp")
+
+
+def _cosines(query: Query, name: str) -> Floats:
+    mine, theirs = _embeddings(query, name)
     return cosine(mine, np.stack(theirs)) if theirs else np.empty(0)
 
 
@@ -187,29 +203,33 @@ def _own_row(query: Query) -> int:
     return min(mine, key=lambda i: (-np.nan_to_num(rows.accuracy[i], nan=-np.inf), rows.ids[i]))
 
 
-def _nearest_prototypes(query: Query, k: int) -> Ints:
-    mine, theirs = _embeddings(query)
-    return Space("prototype", [query.rows.ids[i] for i in query.which], theirs).propose(mine, k)
+def _nearest(name: str) -> Callable[[Query, int], Ints]:
+    def propose(query: Query, k: int) -> Ints:
+        mine, theirs = _embeddings(query, name)
+        return Space(name, [query.rows.ids[i] for i in query.which], theirs).propose(mine, k)
+
+    return propose
 
 
-def _embeddings(query: Query) -> tuple[np.ndarray, list[np.ndarray]]:
-    rows, target = query.rows, query.target
+def _embeddings(query: Query, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    rows, target, stored = query.rows, query.target, query.rows.embeddings(name)
     bases = sorted(set(rows.base_ids[query.which]))
     if len(bases) > 1:
         raise BaseMismatchError(
-            "by='prototype' compares features of one base, and the candidates come from several",
+            f"by={name!r} compares features of one base, and the candidates come from several",
             got=", ".join(base[:12] for base in bases), hint="Choose one with base=",
         )  # fmt: skip
-    lacking = [rows.ids[i][:12] for i in query.which if rows.prototypes[i] is None]
-    call = 'mvp.score(z, data, by="prototype") computes it from images of the task'
+    lacking = [rows.ids[i][:12] for i in query.which if stored[i] is None]
+    more = ", generator=path" if name == "stamp" else ""
+    call = f'mvp.score(z, data, by="{name}"{more}) computes it from images of the task'
     if lacking:
         raise MissingScoresError(
             f"{len(lacking)} of {len(query.which)} sub-networks have no embedding of their task: "
             f"{', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}",
             hint=call,
         )
-    theirs = [vector for i in query.which if (vector := rows.prototypes[i]) is not None]
-    mine = query.embedding if query.embedding is not None else _own_embedding(query, bases)
+    theirs = [vector for i in query.which if (vector := stored[i]) is not None]
+    mine = query.embedding if query.embedding is not None else _own_embedding(query, bases, name)
     if mine is None:
         raise MissingScoresError(
             f"task {target.task_id[:12]} ({', '.join(target.labels)}) has no embedding",
@@ -219,20 +239,20 @@ def _embeddings(query: Query) -> tuple[np.ndarray, list[np.ndarray]]:
     widths = sorted({v.shape for v in theirs} | {vector.shape})
     if len(widths) > 1 or vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
         raise DataError(
-            "by='prototype': the embeddings cannot be compared",
+            f"by={name!r}: the embeddings cannot be compared",
             got=f"shapes {', '.join(map(str, widths))}",
             expected="vectors of one length, finite and not zero",
         )
     return vector, theirs
 
 
-def _own_embedding(query: Query, bases: list[Any]) -> npt.ArrayLike | None:
+def _own_embedding(query: Query, bases: list[Any], name: str) -> npt.ArrayLike | None:
     rows, target = query.rows, query.target
     base = bases[0] if bases else None
     own = [target.row] if target.row is not None and rows.base_ids[target.row] == base else []
     same = [i for i, task in enumerate(rows.task_ids) if task == target.task_id and rows.base_ids[i] == base]
-    stored = (rows.prototypes[i] for i in [*own, *sorted(same, key=lambda i: rows.ids[i])])
-    scored = rows.prototype_scores.get((str(base), target.task_id))
+    stored = (rows.embeddings(name)[i] for i in [*own, *sorted(same, key=lambda i: rows.ids[i])])
+    scored = rows.embedding_scores(name).get((str(base), target.task_id))
     return scored if scored is not None else next((vector for vector in stored if vector is not None), None)
 
 
@@ -244,7 +264,8 @@ def _stored_tasks(query: Query) -> list[tuple[str, set[str]]]:
 MEASURES = (
     Measure("wup", (0.0, 1.0), "MVP sec. 3.2; Wu & Palmer 1994", wup, _mapped, "no label with a WordNet noun"),
     Measure("leep", (-np.inf, 0.0), "MVP sec. 3.2; Nguyen et al. 2020", leep),
-    Measure("prototype", (-1.0, 1.0), "this project", prototype, propose=_nearest_prototypes),
+    Measure("prototype", (-1.0, 1.0), "this project", prototype, propose=_nearest("prototype")),
+    Measure("stamp", (-1.0, 1.0), "STAMP, Eq. 9; this project", stamp, propose=_nearest("stamp")),
     Measure("mask_iou", (0.0, 1.0), "MVP sec. 3.2; Jaccard 1901", mask_iou, _alike, "another base or mode, or no sets"),
 )
 

@@ -51,9 +51,10 @@ def nearest(
         snapshot: One state of a zoo.
         task: A Task, a SubNetwork, a list of labels, or the id (or a prefix of it) of a stored task or sub-network.
         k: How many; None = all that are left.
-        by: "wup" (labels only), "leep" (stored scores), "prototype" (embeddings), "mask_iou" (kept channels).
+        by: "wup" (labels only), "leep" (stored scores), "prototype" (embeddings by the base), "stamp" (by a
+            STAMP set encoder), "mask_iou" (kept channels).
         base: Only sub-networks of this base: its id, a prefix, or its name. None = of any base, which is fine for
-            labels and LEEP; votes need one base, and so do "prototype" and "mask_iou".
+            labels and LEEP; votes need one base, and so do "prototype", "stamp" and "mask_iou".
         producer: Only sub-networks of this producer, or of these.
         allowed: Only these ids, such as those that a SQL condition leaves.
         exclude: "same_classes": tasks with the query's classes, in any order; "same_task": the very task (by id);
@@ -67,7 +68,7 @@ def nearest(
         binning: "equal_width" (the paper's) | "quantile".
         sample: Seed: draw k at random instead of the k best (MVP Fig. 4b samples inside a group); the result is still
             in order of similarity.
-        embedding: The task's embedding for "prototype", float (d,); None = the stored one.
+        embedding: The task's embedding for "prototype" or "stamp", float (d,); None = the stored one.
         how: How class similarities become a task's, for "wup": "best_match" | "mean" | "hungarian".
 
     Returns:
@@ -79,7 +80,7 @@ def nearest(
         NotFoundError: An id or a base that is not there.
         UnknownLabelsError: by="wup" and labels that WordNet does not have.
         MissingScoresError: The zoo lacks what the measure reads; names the call that computes it.
-        BaseMismatchError: by="prototype" over several bases.
+        BaseMismatchError: by="prototype" or "stamp" over several bases.
     """
     measure = find_measure(by)
     _check_options(k=k, per_task=per_task, group=group, groups=groups, binning=binning, how=how)

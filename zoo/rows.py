@@ -171,22 +171,40 @@ class Rows:
 
     @cached_property
     def prototypes(self) -> list[np.ndarray | None]:
-        """The embedding "prototype" of each row's task in its base, float32: its own, or else the one in `scores`."""
-        own = [dict(pairs or ()).get("prototype") for pairs in self.snapshot.subnetworks["embeddings"].to_pylist()]
-        found = [
-            self.prototype_scores.get((base, task)) if vector is None else vector
-            for vector, base, task in zip(own, self.base_ids, self.task_ids)
-        ]
-        return [None if vector is None else np.array(vector, np.float32) for vector in found]
+        """`embeddings` of the name "prototype"."""
+        return self.embeddings("prototype")
+
+    def embeddings(self, name: str) -> list[np.ndarray | None]:
+        """The named embedding of each row's task in its base, float32: its own, or else the one in `scores`."""
+        if name not in self._named_embeddings:
+            own = [dict(pairs or ()).get(name) for pairs in self.snapshot.subnetworks["embeddings"].to_pylist()]
+            scored = self.embedding_scores(name)
+            found = [
+                scored.get((base, task)) if vector is None else vector
+                for vector, base, task in zip(own, self.base_ids, self.task_ids)
+            ]
+            self._named_embeddings[name] = [None if v is None else np.array(v, np.float32) for v in found]
+        return self._named_embeddings[name]
+
+    def embedding_scores(self, name: str) -> dict[tuple[str, str], np.ndarray]:
+        """{(base id, task id): embedding} of the measure of this name in `scores`."""
+        if name not in self._named_scores:
+            import pyarrow.compute as pc
+
+            table = self.snapshot.scores.select(["source", "target", "measure", "vector"])
+            rows = table.filter(pc.equal(table["measure"], name)).to_pylist()
+            self._named_scores[name] = {
+                (r["source"], r["target"]): np.array(r["vector"], np.float32) for r in rows if r["vector"] is not None
+            }
+        return self._named_scores[name]
 
     @cached_property
-    def prototype_scores(self) -> dict[tuple[str, str], np.ndarray]:
-        """{(base id, task id): embedding} of the measure "prototype" in `scores`."""
-        import pyarrow.compute as pc
+    def _named_scores(self) -> dict[str, dict[tuple[str, str], np.ndarray]]:
+        return {}
 
-        table = self.snapshot.scores.select(["source", "target", "measure", "vector"])
-        rows = table.filter(pc.equal(table["measure"], "prototype")).to_pylist()
-        return {(r["source"], r["target"]): np.array(r["vector"], np.float32) for r in rows if r["vector"] is not None}
+    @cached_property
+    def _named_embeddings(self) -> dict[str, list[np.ndarray | None]]:
+        return {}
 
     @cached_property
     def _scored(self) -> dict[str, dict[str, tuple[Ints, Floats]]]:

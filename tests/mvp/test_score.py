@@ -188,3 +188,29 @@ def test_wrong_use(z, tmp_path):
     with pytest.raises((OptionError, BaseMismatchError), match="2 bases"):
         score(z, data)
     assert score(z, data, base=tiny.base().id) == len(TASKS)
+
+
+def test_encodings_of_a_mask_generator_find_neighbours(tmp_path):
+    z, path = zoo.open(tmp_path / "z"), tiny.generator()
+    options = {"generator": path, "prune_steps": 1, "finetune_steps": 0, "set_images": 12, "batch_size": 16}
+    groups = [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
+    populate(z, tiny.base(), tiny.data(), [[tiny.LABELS[c] for c in g] for g in groups], producer="stamp", keep=0.5,
+             leep=False, **options)  # fmt: skip
+    assert all(set(z.get(i).embeddings) == {"stamp", "prototype"} for i in z.ids())
+    data = tiny.task(2, 1, 9)
+    assert score(z, data, by="stamp", generator=path) == 1 and score(z, data, by="stamp", generator=str(path)) == 0
+    found = z.nearest(data.task, k=3, by="stamp")
+    (row,) = z.sql("select vector from scores where measure = 'stamp'").fetchall()
+    mine = np.array(row[0])
+    cosines = {}
+    for i in z.ids():
+        theirs = z.get(i).embeddings["stamp"]
+        cosines[i] = float(mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs))
+    assert list(found.id) == sorted(cosines, key=lambda i: -cosines[i])
+    assert found.score == pytest.approx([cosines[i] for i in found.id], abs=1e-6)
+    with pytest.raises(OptionError, match="a file for 'stamp'"):
+        score(z, data, by="stamp")
+    with pytest.raises(OptionError, match="none for the others"):
+        score(z, data, by="prototype", generator=path)
+    with pytest.raises(BaseMismatchError, match="another base"):
+        score(z, data, by="stamp", generator=tiny.generator("dropout"))

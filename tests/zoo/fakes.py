@@ -127,7 +127,10 @@ def similar_zoo(n=40, widths=WIDTHS, keep=0.3, seed=0, strength=0.8, **fields):
             channels[axis] = sorted(np.argsort(-score)[: max(1, round(keep * spec["n"]))].tolist())
         subs.append(sub_row(
             f"s{i:04d}", f"t{i:04d}", labels, channels=channels, keep=keep, accuracy=float(rng.uniform(0.6, 0.9)),
-            embeddings={"prototype": (rng.normal(size=8) * 0.3 + np.eye(8)[i % len(names)]).astype("f4").tolist()},
+            embeddings={
+                name: (rng.normal(size=8) * 0.3 + np.eye(8)[i % len(names)]).astype("f4").tolist()
+                for name in ("prototype", "stamp")
+            },
             created_at=NOW + timedelta(seconds=i), **fields,
         ))  # fmt: skip
     for a in range(n):

@@ -19,7 +19,7 @@ BUSES = ["bus.n.01", "truck.n.01"]
 
 def test_measures_are_found_by_name():
     assert [find_measure(m.name) for m in MEASURES] == list(MEASURES)
-    with pytest.raises(errors.OptionError, match=r"'WUP'; expected wup \| leep \| prototype \| mask_iou"):
+    with pytest.raises(errors.OptionError, match=r"'WUP'; expected wup \| leep \| prototype \| stamp \| mask_iou"):
         find_measure("WUP")
 
 
@@ -139,6 +139,21 @@ def test_prototype_is_the_cosine(k):
     found = nearest(zoo, "s0002", by="prototype", k=k)
     assert list(found.id) == expected[:k]
     assert found.score == pytest.approx([naive_cosine(embedding["s0002"], embedding[i]) for i in found.id], abs=1e-9)
+
+
+def test_encodings_of_stamp_are_compared_like_prototypes_and_apart_from_them():
+    subs = [
+        sub_row("a", "ta", CATS, embeddings={"stamp": [1.0, 0.0, 0.0], "prototype": [0.0, 1.0]}),
+        sub_row("b", "tb", BUSES, embeddings={"prototype": [1.0, 0.0]}),
+    ]
+    scores = [score_row("base-toy", "tb", measure="stamp", vector=[0.0, 2.0, 0.0])]
+    zoo = make_snapshot(subs, scores)
+    assert nearest(zoo, DOGS, by="stamp", k=2, embedding=[0.1, 1.0, 0.0]).id == ("b", "a")
+    assert nearest(zoo, DOGS, by="prototype", k=2, embedding=[0.1, 1.0]).id == ("a", "b")
+    with pytest.raises(errors.MissingScoresError, match=r'no embedding.*by="stamp", generator=path'):
+        nearest(zoo, DOGS, by="stamp", k=1)
+    with pytest.raises(errors.MissingScoresError, match="1 of 2 sub-networks have no embedding"):
+        nearest(make_snapshot(subs), DOGS, by="stamp", k=1, embedding=[1.0, 1.0, 0.0])
 
 
 def test_where_prototypes_come_from():
