@@ -75,13 +75,15 @@ class SetGate(BetaGate):
     """Gates of one axis as a function of what the pseudo-image gives there (Eq. 11 to 14).
 
     m_c ~ Bernoulli(pi_c psi(gamma_c o_c + beta_c)), psi(x) = min(1 - eps, max(eps, x)). The posterior of the shift beta
-    is a Gaussian (mean, spread), its prior N(0, 5). gamma starts at 1 and the mean of beta at 1, as a norm's scale and
-    shift would if the prior were not there; the spread at 0.1.
+    is a Gaussian (mean, spread), its prior N(0, 5). Where they start is not in the paper: the mean of beta at 1, where
+    psi is open, its spread at 0.1, and gamma at 0.1. With gamma at 1 half of the filters are shut at the first step
+    (measured on a VGG), where psi has no gradient, since one pseudo-image's activations spread as widely as a norm
+    lets them.
     """
 
     def __init__(self, n: int, start: float = 2.0) -> None:
         super().__init__(n, start)
-        self.gamma = nn.Parameter(torch.ones(n))
+        self.gamma = nn.Parameter(torch.full((n,), 0.1))
         self.shift = nn.Parameter(torch.ones(n))
         self.raw_spread = nn.Parameter(torch.full((n,), -2.2522))
 

@@ -122,7 +122,7 @@ def test_meta_train_then_prune(run, data, tmp_path):
     assert (code, err) == (0, "")
     (sub,) = zoo.open(path)
     assert sub.producer == "stamp" and sub.base.name == "vgg_narrow" and sub.base.num_classes == len(CLASSES)
-    code, said, err = run("meta-train", "vgg_narrow", *data, "--out", out, "--frozen")
+    code, said, err = run("meta-train", "vgg_narrow", *data, "--out", out, "--splits", "3", "--frozen")
     assert code == 2 and "Give a trained base" in err
 
 
