@@ -51,8 +51,8 @@ class LcP:
         constraint: What the budget limits, "macs" or "params".
         budget: Share of the whole network's cost; the cost of the sub-network with equal widths of `keep` when None.
         passes: Passes of Algorithm 1; 1 is one-shot.
-        floor: Share of every axis that stays. Where `keep` is not well above it, it leaves nothing to choose, or the
-            budget cannot be met (an error): lower it.
+        floor: Share of every axis that stays. The paper's tenth when None, or half of `keep` where that is less: it
+            would leave nothing to choose.
         pool: Candidates in the pool.
         iterations: Mutations; pool + iterations candidates are seen.
         tournament: Candidates drawn for a mutation.
@@ -72,7 +72,7 @@ class LcP:
     constraint: Literal["macs", "params"] = "macs"
     budget: float | None = None
     passes: int = 1
-    floor: float = 0.1
+    floor: float | None = None
     pool: int = 64
     iterations: int = 336
     tournament: int = 16
@@ -95,7 +95,8 @@ class LcP:
         check_options(
             self, metric=one_of("l1", "l2", "taylor"), method=one_of("lcp", "naive", "uniform", "greedy"),
             constraint=one_of("macs", "params"), budget=between(0, 1, optional=True), passes=whole(1),
-            floor=between(0, 1), pool=whole(1), iterations=whole(0), tournament=whole(1), fitness_images=whole(1),
+            floor=between(0, 1, optional=True), pool=whole(1), iterations=whole(0), tournament=whole(1),
+            fitness_images=whole(1),
             greedy_share=between(0, 1), greedy_steps=whole(0), tune_steps=whole(0), finetune_steps=whole(0),
             lr=at_least(0, optional=True), batch_size=whole(2), weight_decay=at_least(0, optional=True),
         )  # fmt: skip
@@ -150,8 +151,8 @@ class LcP:
         budgets = [
             Budget.of(base, len(data.labels), keep=k, constraint=self.constraint, share=self.budget) for k in keeps
         ]
-        for budget in budgets:  # before any training
-            budget.fill({axis: np.zeros(n) for axis, n in sizes.items()}, **self.floors)
+        for keep, budget in zip(keeps, budgets, strict=True):  # before any training
+            budget.fill({axis: np.zeros(n) for axis, n in sizes.items()}, **self.floors(keep))
         run = Run(self, base, data, seed, pick_device(device), progress)
         started = time.perf_counter()
         tuned = run.tuned()
@@ -159,7 +160,7 @@ class LcP:
         subs, pool = list[SubNetwork](), list[np.ndarray]()
         for i, (keep, budget) in enumerate(zip(keeps, budgets, strict=True)):
             started = time.perf_counter()
-            work = Work(base, tuned, run.where)
+            work = Work(base, tuned, run.where, self.floors(keep))
             metrics, pool = run.prune(work, budget, pool)
             metrics["accuracy"] = run.accuracy(work.slim)
             metrics["seconds"] = tuning + time.perf_counter() - started
@@ -177,7 +178,7 @@ class LcP:
         parts = [extra * (self.passes - i) // self.passes for i in range(1, self.passes + 1)]
         return [dataclasses.replace(budget, limit=budget.limit + part) for part in parts]
 
-    @property
-    def floors(self) -> dict[str, Any]:
+    def floors(self, keep: float) -> dict[str, Any]:
         """What must stay of an axis, as `Budget.fill` takes it."""
-        return {"floor": self.floor, "least": 2 if self.floor else 1}
+        floor = min(0.1, keep / 2) if self.floor is None else self.floor
+        return {"floor": floor, "least": 2 if floor else 1}

@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,10 +36,11 @@ class Work:
         slim: What is left of it, on the device.
         plan: The plan of `slim`.
         sets: Kept units by axis.
+        floors: What must stay of an axis, as `Budget.fill` takes it.
     """
 
-    def __init__(self, base: Base, model: nn.Module, where: torch.device) -> None:
-        self.base, self.whole, self._where = base, copy.deepcopy(model), where
+    def __init__(self, base: Base, model: nn.Module, where: torch.device, floors: dict[str, Any]) -> None:
+        self.base, self.whole, self._where, self.floors = base, copy.deepcopy(model), where, floors
         self.sets: Sets = full_channels(base.plan)
         self._lost: list[tuple[str, int]] = []
         self._narrow()
@@ -140,7 +141,7 @@ class Run:
 
     def _cut(self, work: Work, target: Budget, scores: Sets) -> None:
         whole = work.whole_scores(scores)
-        work.cut(target.fill(whole, **self.options.floors), whole)
+        work.cut(target.fill(whole, **work.floors), whole)
 
     def _search(
         self, work: Work, target: Budget, layers: Layers, pool: list[np.ndarray]
@@ -149,7 +150,7 @@ class Run:
         o, rng = self.options, np.random.default_rng(derive_seed(self.seed, "search", target.limit))
 
         def sets_of(beta: np.ndarray) -> Sets:
-            return target.fill(work.whole_scores(layers.scores(beta)), **o.floors)
+            return target.fill(work.whole_scores(layers.scores(beta)), **work.floors)
 
         fitness = Fitness(work.whole, self.base.plan, sets_of, self.few, self.where)
         first, started = start_pool(layers.sigma, o.pool, rng, pool), time.perf_counter()
@@ -171,14 +172,14 @@ class Run:
         o, rounds = self.options, 0
         while True:
             scores = work.whole_scores(self._layers(work).scores())
-            final = target.fill(scores, **o.floors)
+            final = target.fill(scores, **work.floors)
             left = sum(len(kept) for kept in work.sets.values())
             going = sum(len(np.setdiff1d(kept, final[axis])) for axis, kept in work.sets.items())
             now = max(1, round(o.greedy_share * left))
             if going <= now:
                 work.cut(final, scores)
                 return rounds
-            gone = target.order(scores, **o.floors)[: work.gone + now]
+            gone = target.order(scores, **work.floors)[: work.gone + now]
             work.cut(
                 {axis: np.setdiff1d(np.arange(len(v)), [i for name, i in gone if name == axis])
                  for axis, v in scores.items()}, scores,

@@ -41,8 +41,8 @@ class Stamp:
     `mvp.producers.stamp_train.meta_train` (`mvp meta-train`), whose file `generator` is. `base` must be what that file
     was made with: the meta-trained network (`generator_base(path)`; W is part of what is meta-trained), or the base
     given to a run with frozen weights. In the K steps W, pi and theta are all trained with Adam on cross-entropy + kl /
-    N sum of KL, under one mask a step for all images; the rates fall to a tenth at 50% and at 80%. Then a filter's gate
-    is its expectation (Eq. 14), which is multiplied into the weights when the filters go.
+    N sum of KL, each image under its own draw of the set's mask; the rates fall to a tenth at 50% and at 80%. Then a
+    filter's gate is its expectation (Eq. 14), which is multiplied into the weights when the filters go.
 
     The paper bounds the cost (|C| <= kappa, Eq. 1) but lets kl decide the size. Here filters are ranked by expected
     gate over all axes and fill the MACs that `keep` stands for (size "keep"); or those below 1e-3 go ("threshold"); or
@@ -167,7 +167,7 @@ class Stamp:
                 optimizer.step()
                 falling.step()
         with torch.no_grad():
-            return network, masked.masks(images, sample=False)
+            return network, masked.expected(images)
 
     def _search(
         self, path: Path, base: Base, data: Data, budget: Budget, seed: int, where: torch.device, progress: bool

@@ -92,10 +92,10 @@ class SetGate(BetaGate):
         """Standard deviation of the shift, shape (n,)."""
         return F.softplus(self.raw_spread)
 
-    def sample(self, o: Tensor) -> Tensor:
-        """A relaxed draw of m, from draws of pi and of the shift, shape (n,)."""
+    def log_probability(self, o: Tensor) -> Tensor:
+        """log(pi psi(gamma o + beta)) at a draw of pi and one of the shift, shape (n,)."""
         shift = self.shift + self.spread * torch.randn_like(self.shift)
-        return relaxed(self.draw() + clamped(self.gamma * o + shift).log(), uniform(o, o.shape))
+        return self.draw() + clamped(self.gamma * o + shift).log()
 
     def expected(self, o: Tensor) -> Tensor:
         """E[m] = E[pi] psi(gamma o + E[beta]) (Eq. 14), shape (n,)."""
@@ -162,16 +162,19 @@ class Masked(nn.Module):
             self._first[axis] = first
             self._owner[axis] = torch.from_numpy(units(plan, first["expr"], axis))
 
-    def masks(self, images: Tensor, *, sample: bool) -> dict[str, Tensor]:
-        """Masks of every axis for a set of images: a relaxed draw, or the expectation.
+    def expected(self, images: Tensor) -> dict[str, Tensor]:
+        """E[m] (Eq. 14) of every axis for a set of images.
 
         Args:
             images: Normalised images of the task, (B, 3, H, W).
-            sample: Draw (from torch's generator), with gradients; else Eq. 14.
 
         Returns:
             {axis: float (n,) in [0, 1]}.
         """
+        return self._pass(images, sample=False)
+
+    def _pass(self, images: Tensor, *, sample: bool) -> dict[str, Tensor]:
+        """The pseudo-image's pass: log probabilities (n,) of every axis, at draws of pi and the shift; or E[m]."""
         found: dict[str, Tensor] = {}
         # Batch norm's statistics are copied: the images' own pass changes them before the gradients are taken.
         buffers = {name: value.clone() for name, value in self.network.named_buffers()}
@@ -183,8 +186,8 @@ class Masked(nn.Module):
             if axis not in found:
                 gate: Any = self.generator.gates[axis]
                 o = self._pooled(axis, x)
-                found[axis] = gate.sample(o) if sample else gate.expected(o)
-                self._set({axis: found[axis]})
+                found[axis] = gate.log_probability(o) if sample else gate.expected(o)
+                self._set({axis: relaxed(found[axis], uniform(o, o.shape)) if sample else found[axis]})
 
         for axis, writer in self._first.items():
             module = modules[writer["gate"]]
@@ -204,8 +207,9 @@ class Masked(nn.Module):
         return found
 
     def forward(self, x: Tensor, images: Tensor) -> Tensor:
-        """Logits of x under a mask drawn for the set of images."""
-        self._set(self.masks(images, sample=True))
+        """Logits of x, each image under a mask of its own, drawn from the probabilities that the set of images gives."""
+        log_p = self._pass(images, sample=True)
+        self._set({axis: relaxed(p, uniform(p, (len(x), len(p)))) for axis, p in log_p.items()})
         with self._hooks:
             return self.network(x)
 

@@ -13,7 +13,18 @@ from mvp.cli import main
 from mvp.nets import REGISTERED
 from mvp.producers import producers
 
-COMMANDS = ("pretrain", "meta-train", "prune", "populate", "vote", "finetune", "compare", "contest", "demo", "producers")
+COMMANDS = (
+    "pretrain",
+    "meta-train",
+    "prune",
+    "populate",
+    "vote",
+    "finetune",
+    "compare",
+    "contest",
+    "demo",
+    "producers",
+)
 CLASSES = ("cat", "dog", "horse", "sheep", "wolf", "zebra")
 IFP = ("--option", "steps=2", "--option", "prune_every=1", "--option", "prune_share=0.7", "--option", "batch_size=8")
 

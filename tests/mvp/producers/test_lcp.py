@@ -278,7 +278,7 @@ def test_greedy_removes_one_filter_at_a_time_and_measures_anew():
     budget = Budget.of(base, 3, keep=0.5)
     sets, model, removed = full_channels(base.plan), model_of(), []
     while cost(base, sets, 3)[1] > budget.limit:
-        slim = Work(base, model, tiny.CPU)
+        slim = Work(base, model, tiny.CPU, {"floor": 0.0})
         slim.cut(sets, {a: np.zeros(base.plan["axes"][a]["n"]) for a in sets})
         scores = Layers.of(layer_metrics(slim.slim, slim.plan, list(sets), metric, images(data))).scores()
         _, axis, unit = min((v, a, int(sets[a][i])) for a, s in scores.items() for i, v in enumerate(s) if len(s) > 1)
@@ -302,7 +302,7 @@ def test_greedy_tunes_between_its_removals():
 
 def test_what_is_pruned_keeps_its_last_weights_and_ranks_below_what_is_left():
     base = tiny.base()
-    work = Work(base, model_of(), tiny.CPU)
+    work = Work(base, model_of(), tiny.CPU, {"floor": 0.0})
     before = {k: v.clone() for k, v in work.whole.state_dict().items()}
     scores = {"a0": np.arange(8.0), "a1": np.arange(12.0) + 0.5}
     work.cut({"a0": np.arange(2, 8), "a1": np.arange(1, 12)}, scores)
@@ -343,7 +343,8 @@ def test_the_floor_of_every_axis():
     options = short(floor=0.5, metric="l1", method="naive")
     sub = options.prune(tiny.base(), tiny.task(), keep=0.6)
     assert len(sub.channels["a0"]) >= 4 and len(sub.channels["a1"]) >= 6
-    assert options.floors == {"floor": 0.5, "least": 2} and short().floors == {"floor": 0.0, "least": 1}
+    assert options.floors(0.9) == {"floor": 0.5, "least": 2} and short().floors(0.9) == {"floor": 0.0, "least": 1}
+    assert LcP().floors(0.5) == {"floor": 0.1, "least": 2} and LcP().floors(0.1)["floor"] == 0.05
     assert min(len(k) for k in short(floor=0.01).prune(tiny.base(), tiny.task(), keep=0.25).channels.values()) >= 2
 
 

@@ -59,13 +59,13 @@ def test_w_pi_and_theta_are_adapted_at_their_rates(monkeypatch):
     assert all(n > 0 for _, n in rates[0])
 
 
-def test_the_loss_has_one_mask_for_all_images_of_a_fixed_set(monkeypatch):
+def test_the_loss_is_of_one_fixed_set_and_a_draw_for_each_image(monkeypatch):
     seen, real = [], Masked.loss
 
     def spy(self, x, y, images, weight, *rows):
         seen.append((images, weight))
         out = real(self, x, y, images, weight, *rows)
-        assert all(scale.ndim == 1 for scale in self._hooks.scales.values())
+        assert all(len(scale) == len(x) and scale.ndim == 2 for scale in self._hooks.scales.values())
         return out
 
     monkeypatch.setattr(Masked, "loss", spy)

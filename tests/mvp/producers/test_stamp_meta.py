@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from scipy import integrate, stats
 
 from mvp.bases import full_model
-from mvp.producers.gating import kl, mean
+from mvp.producers.gating import kl, mean, relaxed, uniform
 from mvp.producers.stamp_meta import AttentionBlock, Masked, MaskGenerator, SetEncoder, SetGate, clamped, filters
 from tests import tiny
 from tests.tiny import registered  # noqa: F401
@@ -128,7 +128,7 @@ def test_draws_of_a_mask_are_bernoulli_of_pi_psi():
         gate.shift.copy_(torch.tensor([0.0, 0.3, 0.6, 0.9]))
     torch.manual_seed(0)
     o = torch.full((4,), 0.1)
-    draws = torch.stack([gate.sample(o) for _ in range(1500)]).detach()
+    draws = torch.stack([relaxed(gate.log_probability(o), uniform(o, o.shape)) for _ in range(1500)]).detach()
     assert ((draws > 0.5).float().mean(0) - gate.expected(o).detach()).abs().max() < 0.05
 
 
@@ -160,28 +160,37 @@ def naive_masks(model, x):
 
 def test_each_layer_is_masked_before_the_next_is_observed():
     model, x = masked(), images()
-    got, wanted = model.masks(x, sample=False), naive_masks(model, x)
+    got, wanted = model.expected(x), naive_masks(model, x)
     assert got.keys() == wanted.keys() == set(filters(tiny.base().plan))
     for axis in wanted:
         torch.testing.assert_close(got[axis].detach(), wanted[axis], rtol=1e-5, atol=1e-6)
         assert wanted[axis].std() > 1e-2
-    assert not torch.allclose(got["a0"], model.masks(images(seed=3), sample=False)["a0"], atol=1e-4)
+    assert not torch.allclose(got["a0"], model.expected(images(seed=3))["a0"], atol=1e-4)
 
 
-def test_the_images_pass_under_the_mask_of_the_set():
+def test_each_image_passes_under_its_own_draw_of_the_sets_mask():
     model, x = masked(), images()
     model.network.eval()
     torch.manual_seed(3)
     with torch.no_grad():
-        drawn = model.masks(x, sample=True)
-        torch.manual_seed(3)
         logits = model(x, x)
-        net, a0, a1 = model.network, drawn["a0"].view(-1, 1, 1), drawn["a1"].view(-1, 1, 1)
+        drawn = dict(model._hooks.scales)
+        assert drawn["a0", "conv1"] is drawn["a0", "conv3"]
+        a0, a1 = (drawn[key][:, :, None, None] for key in (("a0", "conv1"), ("a1", "conv2")))
+        net = model.network
         h = torch.relu(net.bn1(net.conv1(x)) * a0)
         h = torch.relu(h + net.bn3(net.conv3(torch.relu(net.bn2(net.conv2(h)) * a1))) * a0)
         torch.testing.assert_close(logits, net.fc(h.mean((2, 3))), rtol=1e-4, atol=1e-5)
-    assert {axis: len(m) for axis, m in drawn.items()} == {"a0": 8, "a1": 12}
-    assert not torch.allclose(drawn["a0"], model.masks(x, sample=True)["a0"])
+        assert {key: tuple(m.shape) for key, m in drawn.items()} == {
+            ("a0", "conv1"): (20, 8), ("a0", "conv3"): (20, 8), ("a1", "conv2"): (20, 12)
+        }  # fmt: skip
+        assert (a0.std(0) > 0).any()
+        # Of one set, over many images and draws, a mask is its expectation.
+        for part in model.generator.gates.values():
+            part.raw_spread.fill_(-20.0)
+        many = [model(x[:1].expand(200, -1, -1, -1), x) is not None and model._hooks.scales["a0", "conv1"].mean(0)
+                for _ in range(60)]  # fmt: skip
+        assert (torch.stack(many).mean(0) - model.expected(x)["a0"]).abs().max() < 0.15
 
 
 def test_the_loss_is_equation_2_and_reaches_every_parameter():
@@ -201,13 +210,14 @@ def test_the_loss_is_equation_2_and_reaches_every_parameter():
 
 def test_the_masks_gradients_are_finite_differences():
     """d mask / d parameter through the relaxation, the pseudo-image's pass and the set encoder, at fixed draws."""
-    model, x = masked().double(), images(6).double()
-    model._hooks.scales.clear()
+    model, x = masked().double().eval(), images(6).double()
     weights = torch.linspace(-1, 1, 20, dtype=torch.float64)
 
     def value():
         torch.manual_seed(0)
-        return (torch.cat(list(model.masks(x, sample=True).values())) * weights).sum()
+        model(x, x)
+        drawn = [model._hooks.scales[key].mean(0) for key in (("a0", "conv1"), ("a1", "conv2"))]
+        return (torch.cat(drawn) * weights).sum()
 
     value().backward()
     checked = 0
@@ -232,7 +242,7 @@ def test_a_pass_of_the_pseudo_image_leaves_the_network_as_it_was():
     before = {k: v.clone() for k, v in model.network.state_dict().items()}
     for training in (True, False):
         model.network.train(training)
-        model.masks(x, sample=True)
+        model.expected(x)
         assert model.network.training is training
     assert all(torch.equal(v, before[k]) for k, v in model.network.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.network.modules())
