@@ -207,7 +207,7 @@ class Masked(nn.Module):
         return found
 
     def forward(self, x: Tensor, images: Tensor) -> Tensor:
-        """Logits of x, each image under a mask of its own, drawn from the probabilities that the set of images gives."""
+        """Logits of x, each image under its own mask, drawn from the probabilities that the set of images gives."""
         log_p = self._pass(images, sample=True)
         self._set({axis: relaxed(p, uniform(p, (len(x), len(p)))) for axis, p in log_p.items()})
         with self._hooks:
