@@ -101,7 +101,8 @@ def _axes(names: _Names, layers: list[Any], blocks: dict[str, str | None]) -> di
     calls = [call for call, _, _ in layers]
     for leaf, axis in names.axes.items():
         mine = [(call, record) for call, record, written in layers if axis in written]
-        writers = [_gate(leaf, record, call, calls, names, alone=len(mine) == 1) for call, record in mine]
+        bare = all(not call.conv and call.gate == call.layer and not call.relu for call, _ in mine)
+        writers = [_gate(leaf, record, call, calls, names, bare=bare) for call, record in mine]
         conv = any(call.conv for call, _ in mine)
         within = {blocks[call.layer] for call, _ in mine}
         soft = sorted(leaf.soft)
@@ -118,16 +119,15 @@ def _axes(names: _Names, layers: list[Any], blocks: dict[str, str | None]) -> di
 
 
 def _gate(
-    leaf: Axis, record: dict[str, Any], call: Call, calls: list[Call], names: _Names, *, alone: bool
+    leaf: Axis, record: dict[str, Any], call: Call, calls: list[Call], names: _Names, *, bare: bool
 ) -> dict[str, Any]:
     """Where the unit's activation is read: behind the layer's own norm, or where the next layer takes it in.
 
-    The latter for a head (its activation is what it hands on, not its queries) and for the nodes of a linear layer
-    that no norm and no ReLU follows: behind a GELU, a large negative value is a dead node.
+    The latter for a head (its activation is what it hands on, not its queries) and for the nodes of linear layers that
+    no norm and no ReLU follows (bare): behind a GELU, a large negative value is a dead node.
     """
     readers = [later for later in calls[calls.index(call) + 1 :] if leaf in layout.leaves(later.inputs)]
-    bare = alone and not call.conv and call.gate == call.layer and not call.relu and len(readers) == 1
-    if not readers or not (leaf.head or bare):
+    if not readers or not (leaf.head or (bare and len(readers) == 1)):
         return record
     seen = {
         "expr": names.expr(readers[0].inputs),

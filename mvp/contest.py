@@ -234,7 +234,7 @@ def contest(
                     shown.advance(line)
     from mvp.subnetwork import cost
 
-    claims = {entry.name: getattr(entry.producer, "claim", "") for entry in entries}
+    claims = {entry.name: entry.producer.claim for entry in entries}
     return Contest(tuple(runs), claims, cost(base, {}, len(tasks[0]))[1], base.name)
 
 

@@ -21,13 +21,18 @@ Key = tuple[str, str]
 
 @dataclass
 class _Gate:
-    """One axis at one layer: which unit each entry of the hooked dimension belongs to (n: none)."""
+    """One axis at one layer: which unit each entry of the hooked dimension belongs to (n: none).
+
+    A twin stands at the same place as an earlier gate of its axis (queries, keys and values, or the two layers of a
+    gated MLP, meet where the next layer takes them in): a unit is scaled there once.
+    """
 
     key: Key
     dim: int
     relu: bool
     owner: torch.Tensor
     entries: torch.Tensor
+    twin: bool
 
 
 class Gates:
@@ -80,17 +85,20 @@ class Gates:
         reference = next(model.parameters())
         for axis in prunable(plan) if axes is None else axes:
             n = plan["axes"][axis]["n"]
+            first: dict[str, Key] = {}
             for writer in plan["axes"][axis]["writers"]:
                 if writer["gate"] not in self._modules:
                     raise PlanError("the plan names a module that the model lacks", got=writer["gate"])
                 owner = torch.from_numpy(units(plan, writer["expr"], axis))
                 owner = torch.where(owner < 0, n, owner).to(reference.device)
                 entries = torch.bincount(owner, minlength=n + 1)[:n]
-                gate = _Gate((axis, writer["layer"]), writer["dim"], writer["relu"], owner, entries)
+                key = (axis, writer["layer"])
+                place = first.setdefault(repr([writer["gate"], writer["side"], writer["expr"]]), key)
+                gate = _Gate(key, writer["dim"], writer["relu"], owner, entries, twin=place != key)
                 self._gates[writer["gate"], writer["side"]].append(gate)
                 if scales:
                     ones = torch.ones(n, device=reference.device, dtype=reference.dtype)
-                    self.scales[gate.key] = nn.Parameter(ones)
+                    self.scales[key] = self.scales[place] if gate.twin else nn.Parameter(ones)
 
     def __enter__(self) -> "Gates":
         for (name, side), gates in self._gates.items():
@@ -114,7 +122,7 @@ class Gates:
             for gate in gates:
                 self._add(x.detach(), gate)
         for gate in gates:
-            if gate.key in self.scales:
+            if gate.key in self.scales and not gate.twin:
                 scale = self.scales[gate.key]
                 each = torch.cat([scale, scale.new_ones(*scale.shape[:-1], 1)], -1)[..., gate.owner].to(x.dtype)
                 own = [-1 if d == gate.dim % x.ndim else 1 for d in range(x.ndim)]

@@ -32,6 +32,7 @@ class Producer(Protocol):
         widths: What `keep` means. "equal": every prunable axis keeps max(1, round(keep n)) units. "budget": widths
             differ, and the sub-network costs at most as much as one of "equal" widths does. "learned": the method
             decides, `keep` is recorded only. "full": nothing but single weights goes, and `keep` is their share.
+        claim: What its paper reports, in the paper's own setting; `mvp contest` prints it beside what it measures.
     """
 
     name: ClassVar[str]
@@ -39,6 +40,7 @@ class Producer(Protocol):
     kind: ClassVar[str]
     needs: ClassVar[str]
     widths: ClassVar[str]
+    claim: ClassVar[str]
 
     def prune(
         self, base: Base, data: Data, *, keep: float, seed: int = 0, device: str | None = None, progress: bool = True

@@ -1,10 +1,9 @@
 """Automatic head and node pruning of vision transformers: MVP's Algorithm 3."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,14 +11,16 @@ from torch import Tensor, nn
 
 from mvp.data import Data
 from mvp.finetune import check_data, make_optimizer, run_steps, seeded_noise
+from mvp.gates import Gates
 from mvp.options import at_least, between, check_options, one_of, whole
-from mvp.plan import Plan, axes_of, keep_counts, units
+from mvp.plan import Plan, keep_counts
 from mvp.producers import check_keep, recorded
+from mvp.producers.gating import fold
 from mvp.progress import track
 from mvp.subnetwork import export, task_model
 from mvp.surgery import indices, shrink
 from mvp.train import InputSpec, accuracy, batches, derive_seed, pick_device, place, step
-from zoo.errors import OptionError, PlanError
+from zoo.errors import OptionError
 from zoo.records import Base, SubNetwork
 
 KINDS = ("head", "node")  # the two pools
@@ -83,6 +84,7 @@ class AHNP:
     kind: ClassVar[str] = "node+head"
     needs: ClassVar[str] = "task data"
     widths: ClassVar[str] = "equal"
+    claim: ClassVar[str] = "89.5% (small DeiT, 5 classes of ImageNet, keep 0.1, 1,000 steps; random 58.7%)"
 
     def __post_init__(self) -> None:
         check_options(
@@ -106,7 +108,6 @@ class AHNP:
         Raises:
             OptionError: The base has neither heads nor MLP nodes.
             DataError: Too few images.
-            PlanError: A score has no place; see `readers`.
         """
         check_keep(keep)
         check_data(data, base)
@@ -234,9 +235,11 @@ class _Run:
         """The scores on the CPU."""
         return {axis: score.detach().cpu().numpy() for axis, score in self.scores.items()}
 
-    def gated(self) -> AbstractContextManager[None]:
-        """Inside, the scores act."""
-        return scored(self.model, self.plan, self.scores)
+    def gated(self) -> Gates:
+        """Inside, each unit's activation is multiplied by its score on its way into the layer that reads it."""
+        gates = Gates(self.model, self.plan, self.scores, activations=False)
+        gates.scales.update({key: self.scores[key[0]] for key in gates.scales})
+        return gates
 
     def step(self, x: Tensor, y: Tensor, *, l1: float) -> None:
         """One step on cross-entropy + l1 * sum of |scores|."""
@@ -272,7 +275,7 @@ class _Run:
             self.optimizer.state[self.scores[axis]] = {k: _take(v, rows[axis]) for k, v in old.items()}
 
     def finish(self, *, folded: bool) -> nn.Module:
-        """The network without scores; `folded`: they become a part of the weights behind or in front of them."""
+        """The network without scores; `folded`: they become a part of the weights behind them."""
         if folded:
             fold(self.model, self.plan, self.scores)
         return self.model
@@ -282,57 +285,3 @@ def _take(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     for d, kept in dims.items() if tensor.ndim else ():  # AdamW's step count has no dimension
         tensor = tensor.index_select(d, kept.to(tensor.device))
     return tensor
-
-
-def readers(model: nn.Module, plan: Plan, axes: Iterable[str]) -> list[tuple[str, nn.Module, Any]]:
-    """The layers that take in each axis, where its scores act: (axis, module, expression of its input dimension).
-
-    Raises:
-        PlanError: Nothing reads an axis, or something that is no linear layer or plain convolution.
-    """
-    found = []
-    for axis in axes:
-        mine = [name for name, d in plan["consumers"].items() if axis in axes_of(plan["params"].get(name, {d: 0})[d])]
-        modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in mine}
-        if not mine or not all(_plain(module) and plan["consumers"][name] == 1 for name, module in modules.items()):
-            kinds = ", ".join(f"{name} ({type(module).__name__})" for name, module in modules.items()) or "nothing"
-            raise PlanError(f"{axis}: no place for a score", got=f"read by {kinds}", expected="linear layers")
-        found += [(axis, module, plan["params"][name][1]) for name, module in modules.items()]
-    return found
-
-
-def _plain(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-
-
-def _spread(score: Tensor, plan: Plan, expr: Any, axis: str) -> Tensor:
-    """A unit's score for each entry of a dimension; 1 where the entry belongs to another branch of a cat."""
-    owner = torch.from_numpy(units(plan, expr, axis)).to(score.device)
-    return torch.cat([score, score.new_ones(1)])[owner]
-
-
-@contextmanager
-def scored(model: nn.Module, plan: Plan, scores: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, each unit's output is multiplied by its score on its way into every layer that reads it."""
-
-    def hook(axis: str, expr: Any) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        def scale(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            each = _spread(scores[axis], plan, expr, axis).to(args[0].dtype)
-            return args[0] * (each if isinstance(module, nn.Linear) else each.view(-1, 1, 1)), *args[1:]
-
-        return scale
-
-    handles = [m.register_forward_pre_hook(hook(axis, expr)) for axis, m, expr in readers(model, plan, scores)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def fold(model: nn.Module, plan: Plan, scores: Mapping[str, Tensor]) -> None:
-    """Multiplies scores into the weights that read them, in place: the network then does what the scored one did."""
-    for axis, module, expr in readers(model, plan, scores):
-        weight = module.get_parameter("weight")
-        weight.mul_(_spread(scores[axis], plan, expr, axis).view([-1 if d == 1 else 1 for d in range(weight.ndim)]))

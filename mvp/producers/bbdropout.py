@@ -74,6 +74,7 @@ class BBDropout:
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "task data"
     widths: ClassVar[str] = "budget"
+    claim: ClassVar[str] = "93.5% at 24% of MACs and 6% of params (ResNet-18, CIFAR-10; whole 94.4%)"
 
     def __post_init__(self) -> None:
         check_options(
@@ -111,7 +112,7 @@ class BBDropout:
         top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
         return export(
             model, base, data.task, sets, producer=self.name, keep=keep, seed=seed, options=recorded(self),
-            metrics={"accuracy": top1, "seconds": seconds, "steps": self.steps},
+            metrics={"accuracy": top1, "seconds": seconds, "steps": self.steps + self.finetune_steps},
         )  # fmt: skip
 
     def _learn(

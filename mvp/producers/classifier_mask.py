@@ -88,6 +88,7 @@ class ClassifierMask(MaskOptions):
     kind: ClassVar[str] = "element"
     needs: ClassVar[str] = "task data"
     widths: ClassVar[str] = "full"
+    claim: ClassVar[str] = "no figures reported"
 
     def __post_init__(self) -> None:
         check_options(self, **RULES)

@@ -49,6 +49,7 @@ class ClassifierMaskSources(MaskOptions):
     kind: ClassVar[str] = "element"
     needs: ClassVar[str] = "task data, source tasks"
     widths: ClassVar[str] = "full"
+    claim: ClassVar[str] = "no figures reported"
 
     def __post_init__(self) -> None:
         check_options(self, **RULES, over=one_of("intersection", "meta"))

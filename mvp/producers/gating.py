@@ -117,7 +117,8 @@ def fold(model: nn.Module, plan: Plan, gates: Mapping[str, Tensor]) -> None:
     """
     modules = dict(model.named_modules())
     for axis, gate in gates.items():
-        for writer in plan["axes"][axis]["writers"]:
+        places = {repr([w["gate"], w["side"], w["expr"]]): w for w in plan["axes"][axis]["writers"]}
+        for writer in places.values():
             module, own = modules[writer["gate"]], units(plan, writer["expr"], axis)
             factor = torch.cat([gate.float(), gate.new_ones(1).float()])[torch.from_numpy(own).to(gate.device)]
             weight, dim = getattr(module, "weight", None), 0 if writer["side"] == "output" else 1

@@ -67,6 +67,7 @@ class IFP:
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "task data"
     widths: ClassVar[str] = "equal"
+    claim: ClassVar[str] = "88.0% (ResNet-18, 5 classes of CIFAR-100, keep 0.1, 1,000 steps; random channels 33.1%)"
 
     def __post_init__(self) -> None:
         check_options(

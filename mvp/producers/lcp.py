@@ -90,6 +90,7 @@ class LcP:
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "task data"
     widths: ClassVar[str] = "budget"
+    claim: ClassVar[str] = "93.4% at 50% of MACs (ResNet-56, CIFAR-10; naive ranking 93.4%, whole 94.2%)"
 
     def __post_init__(self) -> None:
         check_options(

@@ -73,6 +73,7 @@ class MetaNormPruning(NormOptions):
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "task data, source tasks"
     widths: ClassVar[str] = "equal"
+    claim: ClassVar[str] = "no figures reported"
 
     def __post_init__(self) -> None:
         check_options(

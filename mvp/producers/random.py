@@ -27,6 +27,7 @@ class RandomChannels:
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "nothing"
     widths: ClassVar[str] = "equal"
+    claim: ClassVar[str] = "33.1% (ResNet-18, 5 classes of CIFAR-100, keep 0.1, 100 steps; IFP 88.0%)"
 
     def prune(
         self, base: Base, data: Data, *, keep: float, seed: int = 0, device: str | None = None, progress: bool = True

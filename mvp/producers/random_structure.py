@@ -43,6 +43,7 @@ class RandomStructure:
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "nothing"
     widths: ClassVar[str] = "budget"
+    claim: ClassVar[str] = "92.0% at 27% of MACs (ResNet-18, CIFAR-10; whole 94.4%)"
 
     def __post_init__(self) -> None:
         check_options(self, low=between(0, 1), init=one_of("pretrained", "reinit"))

@@ -90,7 +90,7 @@ def test_there_are_tests_and_tiny_options_of_it(name):
 def test_it_says_what_it_is(name):
     member = resolve(name)
     assert isinstance(member, Producer) and member.name == name
-    assert all(isinstance(v, str) and v.strip() for v in (member.paper, member.needs))
+    assert all(isinstance(v, str) and v.strip() for v in (member.paper, member.needs, member.claim))
     assert set(member.kind.split("+")) <= {"filter", "node", "head", "element"}
     assert member.widths in ("equal", "budget", "learned", "full")
 
