@@ -55,7 +55,7 @@ class NormPruning(NormOptions):
     kind: ClassVar[str] = "filter+node+head"
     needs: ClassVar[str] = "task data"
     widths: ClassVar[str] = "equal"
-    claim: ClassVar[str] = "validation accuracy 3 to 5 points lower with 74% of the filters (VGG-16, a tenth of CIFAR-10)"
+    claim: ClassVar[str] = "validation accuracy 3 to 5 points lower at 74% of the filters (VGG-16, 10% of CIFAR-10)"
 
     def __post_init__(self) -> None:
         check_options(self, **RULES, epochs=whole(1, optional=True))
