@@ -256,12 +256,16 @@ def run_producers(args: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(rows, indent=2, default=str) + "\n")
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("name", "removes", "needs", "paper", "options")
+    meaning = {
+        "equal": "keep: share of every axis", "budget": "keep: MACs of equal widths",
+        "learned": "keep: recorded only", "full": "keep: share of the weights",
+    }  # fmt: skip
+    table = Table("producer", "what it is, and its options with their defaults", show_lines=True)
     for row in rows:
-        table.add_row(
-            row["name"], row["kind"], row["needs"], row["paper"],
-            ", ".join(f"{k}={v}" for k, v in row["options"].items()),
-        )  # fmt: skip
+        facts = f"{row['paper']}\nremoves {row['kind']}; needs {row['needs']}; {meaning[row['widths']]}"
+        options = "  ".join(f"{k}={v}" for k, v in row["options"].items())
+        table.add_row(row["name"], facts + (f"\n[dim]{escape(options)}[/dim]" if options else ""))
     Console().print(table)
