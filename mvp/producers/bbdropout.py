@@ -41,7 +41,8 @@ class BBDropout:
 
     The papers have no size target: units whose expected gate is below 1e-3 go, and kl decides how many they are
     (size="threshold"; an axis keeps its best unit at least). That takes epochs, so by default the units are ranked by
-    their expected gate over all axes instead, and fill the MACs that `keep` stands for. Their schedule (200 epochs) is
+    their expected gate over all axes instead, and fill the MACs that `keep` stands for; every axis keeps half of this
+    share at least, since after few steps whole layers differ more than their units do. Their schedule (200 epochs) is
     cut to `steps`, so gates start more open and move faster than the authors' (start 2, gate_lr 0.01, 20,000 steps and
     more): in some hundred steps theirs hardly tell units apart. The fine-tuning afterwards is STAMP's (Alg. 1, line
     13), at this project's rates.
@@ -100,7 +101,8 @@ class BBDropout:
         model = place(task_model(base, len(data.labels), seed=seed), where)
         gates = self._learn(model, base, data, axes, spec, seed, where, progress)
         expected = {axis: gate.mean().detach() for axis, gate in gates.items()}
-        sets = chosen_units(expected, Budget.of(base, len(data.labels), keep=keep) if self.size == "keep" else None)
+        budget = Budget.of(base, len(data.labels), keep=keep) if self.size == "keep" else None
+        sets = chosen_units(expected, budget, keep / 2)
         fold(model, base.plan, expected)
         model, _ = shrink(model, base.plan, sets)
         place(model, where)
@@ -158,18 +160,19 @@ def falls(steps: int) -> list[int]:
     return [max(1, steps // 2), max(1, steps * 4 // 5)]
 
 
-def chosen_units(expected: dict[str, Tensor], budget: Budget | None) -> Sets:
+def chosen_units(expected: dict[str, Tensor], budget: Budget | None, floor: float = 0.0) -> Sets:
     """Kept units of every axis: the largest expected gates that a budget allows, else those of at least 1e-3.
 
     Args:
         expected: {axis: E[m], float (n,)}.
         budget: What the sub-network may cost; None for the threshold.
+        floor: Share of every axis that stays, under a budget.
 
     Raises:
         OptionError: The budget cannot be met.
     """
     scores: dict[str, Any] = {axis: gate.double().cpu().numpy() for axis, gate in expected.items()}
     if budget is not None:
-        return budget.fill(scores)
+        return budget.fill(scores, floor=floor)
     # An axis without any unit would be no network: its best one stays.
     return {axis: np.flatnonzero(s >= min(THRESHOLD, s.max())) for axis, s in scores.items()}

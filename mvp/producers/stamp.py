@@ -44,12 +44,14 @@ class Stamp:
     N sum of KL, each image under its own draw of the set's mask; the rates fall to a tenth at 50% and at 80%. Then a
     filter's gate is its expectation (Eq. 14), which is multiplied into the weights when the filters go.
 
-    The paper bounds the cost (|C| <= kappa, Eq. 1) but lets kl decide the size. Here filters are ranked by expected
-    gate over all axes and fill the MACs that `keep` stands for (size "keep"); or those below 1e-3 go ("threshold"); or
-    kl is searched, each try from the same start, until those below 1e-3 leave at most these MACs ("search": tenfold
-    steps up from `kl`, then bisection of its logarithm; the largest sub-network that met the target is taken). An axis
-    keeps its best filter at least. The set that is encoded is one balanced sample for all K steps. The layers of a
-    residual group share one gate a filter, made from the first of them.
+    The paper bounds the cost (|C| <= kappa, Eq. 1) but lets kl decide the size. Here `size` says how filters go:
+    "keep": ranked by expected gate over all axes they fill the MACs that `keep` stands for, half of this share of every
+    axis at least (after few steps whole layers differ more than their filters do, and would be left with one);
+    "threshold": those below 1e-3 go;
+    "search": kl is searched, each try from the same start, until those below 1e-3 leave at most these MACs: tenfold
+    steps up from `kl`, then bisection of its logarithm; the largest sub-network that met the target is taken.
+    An axis keeps its best filter at least. The set that is encoded is one balanced sample for all K steps. The layers
+    of a residual group share one gate a filter, made from the first of them.
 
     Attributes:
         generator: The file that `mvp meta-train` wrote. Recorded by its SHA-256.
@@ -120,7 +122,7 @@ class Stamp:
             kl, model, expected, sets = self._search(self.generator, base, data, budget, seed, where, progress)
         else:
             model, expected = self._adapt(self.generator, base, data, kl, seed, where, progress)
-            sets = chosen_units(expected, budget if self.size == "keep" else None)
+            sets = chosen_units(expected, budget if self.size == "keep" else None, keep / 2)
         if self.structure_only:
             model = task_model(reinitialised(base, seed=seed), len(data.labels), channels=sets, seed=seed)
         else:

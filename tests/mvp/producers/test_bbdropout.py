@@ -102,7 +102,7 @@ def test_the_units_with_the_largest_expected_gates_stay_and_carry_them(monkeypat
     sub = prune(base, data, keep=0.5, **{**SHORT, "steps": 60, "finetune_steps": 0, "gate_lr": 0.05, "kl": 1.0})
     scores = {axis: gate.double().numpy() for axis, gate in caught["gates"].items()}
     assert min(s.std() for s in scores.values()) > 1e-3
-    expected = Budget.of(base, 3, keep=0.5).fill(scores)
+    expected = Budget.of(base, 3, keep=0.5).fill(scores, floor=0.25)
     assert {a: k.tolist() for a, k in sub.channels.items()} == {a: k.tolist() for a, k in expected.items()}
     reference = masked(caught["full"], base.plan, expected)
     with torch.no_grad(), Gates(reference, base.plan, activations=False) as gates:
@@ -115,6 +115,16 @@ def test_the_threshold_takes_what_the_gates_say():
     expected = {"a0": torch.tensor([0.5, 9e-4, 1e-3, 0.0]), "a1": torch.tensor([1e-5, 8e-4, 2e-4])}
     sets = chosen_units(expected, None)
     assert {axis: kept.tolist() for axis, kept in sets.items()} == {"a0": [0, 2], "a1": [1]}
+
+
+def test_no_axis_falls_below_half_of_its_share():
+    """All gates of a1 are below all of a0: without a floor a1 would be left with one unit."""
+    expected = {"a0": torch.linspace(0.5, 0.9, 8), "a1": torch.linspace(0.1, 0.2, 12)}
+    budget = Budget.of(tiny.base(), 3, keep=0.5)
+    free, held = chosen_units(expected, budget), chosen_units(expected, budget, 0.25)
+    assert len(free["a1"]) < 3 == len(held["a1"]) and held["a1"].tolist() == [9, 10, 11]
+    for keep in (0.01, 0.05, 0.1, 0.3, 0.37, 0.5, 0.9, 1.0):  # half of a share never costs more than the share
+        chosen_units(expected, Budget.of(tiny.base(), 3, keep=keep), keep / 2)
 
 
 def test_a_larger_kl_weight_leaves_fewer_units():

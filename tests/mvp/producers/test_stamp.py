@@ -88,7 +88,7 @@ def test_the_filters_with_the_largest_expected_masks_stay_and_carry_them(monkeyp
     sub = stamp(finetune_steps=0, prune_steps=20, kl=1.0)
     scores = {axis: gate.double().numpy() for axis, gate in caught["gates"].items()}
     assert min(s.std() for s in scores.values()) > 1e-3
-    expected = Budget.of(base, 3, keep=0.5).fill(scores)
+    expected = Budget.of(base, 3, keep=0.5).fill(scores, floor=0.25)
     assert {a: k.tolist() for a, k in sub.channels.items()} == {a: k.tolist() for a, k in expected.items()}
     reference = masked(caught["full"], base.plan, expected)
     with torch.no_grad(), Gates(reference, base.plan, activations=False) as gates:
