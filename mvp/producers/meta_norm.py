@@ -52,7 +52,7 @@ class MetaNormPruning(NormOptions):
 
     Attributes:
         learn: "weights" or "architecture" (whose record has init="reinit" and does not vote).
-        tasks: Tasks sampled from a source at each turn.
+        n_tasks: Tasks sampled from a source at each turn.
         ways: Classes of a sampled task; all of the source's when None, and tasks then differ in their images only.
         beta: Learning rate of a task's steps, plain SGD.
         inner_steps: Steps a task; 1 in the paper.
@@ -62,7 +62,7 @@ class MetaNormPruning(NormOptions):
     """
 
     learn: Literal["weights", "architecture"] = "weights"
-    tasks: int = 4
+    n_tasks: int = 4
     ways: int | None = None
     beta: float = 0.01
     inner_steps: int = 5
@@ -77,7 +77,7 @@ class MetaNormPruning(NormOptions):
 
     def __post_init__(self) -> None:
         check_options(
-            self, **RULES, learn=one_of("weights", "architecture"), tasks=whole(1), ways=whole(2, optional=True),
+            self, **RULES, learn=one_of("weights", "architecture"), n_tasks=whole(1), ways=whole(2, optional=True),
             beta=at_least(0), inner_steps=whole(1), tune_epochs=whole(0),
         )  # fmt: skip
 
@@ -132,7 +132,7 @@ class MetaNormPruning(NormOptions):
     def _adapt(self, run: Narrowing, source: Data, seed: int) -> None:
         """theta_i <- theta_i - beta G_i for each sampled task: adds up their norms, and theta becomes their mean."""
         means: dict[str, Tensor] = {}
-        for i in range(self.tasks):
+        for i in range(self.n_tasks):
             rng = np.random.default_rng(derive_seed(seed, i))
             n = len(source.labels)
             classes = sorted(rng.choice(n, self.ways or n, replace=False).tolist())
@@ -150,7 +150,7 @@ class MetaNormPruning(NormOptions):
                 run.steps += 1
             for name, tensor in theta.state_dict().items():
                 if tensor.is_floating_point():
-                    part = tensor.detach() / self.tasks
+                    part = tensor.detach() / self.n_tasks
                     means[name] = means[name] + part if name in means else part.clone()
             with run.gates(theta) as gates, torch.no_grad():
                 if gates is not None:

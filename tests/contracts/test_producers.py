@@ -1,15 +1,22 @@
 """What every producer owes the zoo, whatever its method. A new producer: add tiny options for it to TINY."""
 
+import dataclasses
+import inspect
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 import mvp
 import zoo
+from mvp.cli import main
 from mvp.plan import prunable
+from mvp.populate import populate
 from mvp.producers import Producer, needs_sources, producers, prune, recorded, resolve
 from mvp.subnetwork import cost, task_model
 from mvp.surgery import masked, scatter
@@ -25,7 +32,7 @@ TINY = {
     "random": {},
     "norm": {"prune_share": 0.4, "every_epochs": 1, "batch_size": 16},
     "intersection": {"prune_share": 0.4, "every_epochs": 1, "tune_epochs": 1, "batch_size": 16},
-    "meta_norm": {"prune_share": 0.4, "every_epochs": 1, "tune_epochs": 1, "batch_size": 16, "tasks": 2},
+    "meta_norm": {"prune_share": 0.4, "every_epochs": 1, "tune_epochs": 1, "batch_size": 16, "n_tasks": 2},
     "classifier_mask": {"steps": 4, "tune_steps": 2, "batch_size": 16},
     "classifier_mask_sources": {"steps": 4, "tune_steps": 2, "batch_size": 16},
     "snip": {"images": 12, "steps": 4, "batch_size": 16},
@@ -93,6 +100,12 @@ def test_it_says_what_it_is(name):
     assert all(isinstance(v, str) and v.strip() for v in (member.paper, member.needs, member.claim))
     assert set(member.kind.split("+")) <= {"filter", "node", "head", "element"}
     assert member.widths in ("equal", "budget", "learned", "full")
+
+
+@everyone
+def test_its_options_can_stand_beside_the_arguments_of_prune_and_populate(name):
+    taken = {*inspect.signature(prune).parameters, *inspect.signature(populate).parameters} - {"options"}
+    assert not taken & {field.name for field in dataclasses.fields(MEMBERS[name])}
 
 
 @on_each_base
@@ -250,3 +263,38 @@ def test_a_broken_producer_of_another_package_stops_nobody_else(monkeypatch):
     assert resolve("ifp").name == "ifp"
     with pytest.raises(ImportError):
         resolve("bad")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The tiny data as an image folder."""
+    root, data = tmp_path_factory.mktemp("images") / "animals", tiny.data()
+    for split, images, labels in (
+        ("train", data.train_images, data.train_labels),
+        ("test", data.test_images, data.test_labels),
+    ):
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            (root / split / data.labels[label]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / split / data.labels[label] / f"{i}.png")
+    return root
+
+
+@everyone
+@pytest.mark.parametrize("command", ["prune", "populate"])
+def test_the_commands_take_it(name, command, folder, tmp_path, capsys):
+    base = bases_of(name)[0]
+    weights = tmp_path / "base.safetensors"
+    record = tiny.base(base)
+    save_file(
+        {k: torch.from_numpy(np.array(v)) for k, v in record.weights.items()}, weights,
+        metadata={"input": json.dumps(tiny.INPUT)},
+    )  # fmt: skip
+    options = [f"--option={k}={v}" for k, v in options_of(name, base).items()]
+    which = ["--classes", "dog,cat,horse"] if command == "prune" else ["--tasks", "2", "--n-classes", "3"]
+    arguments = [command, tmp_path / "z", "--base", f"tests-{base}", "--weights", weights, "--dataset", "image_folder"]
+    arguments += ["--root", folder, "--producer", name, "--keep", "0.3", *which, *options]
+    arguments += ["--sources", "2"] if needs_sources(MEMBERS[name]) else []
+    assert main([str(a) for a in arguments]) == 0, capsys.readouterr().err
+    z = zoo.open(tmp_path / "z", create=False)
+    assert [z.get(i).producer for i in z.ids()] == [name] * (1 if command == "prune" else 2)
+    assert [b.id for b in z.bases()] == [record.id]

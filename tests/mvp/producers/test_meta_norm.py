@@ -15,7 +15,7 @@ from tests import tiny
 from tests.tiny import registered  # noqa: F401
 from zoo.errors import OptionError
 
-FAST = {"prune_share": 0.3, "every_epochs": 1, "tune_epochs": 1, "batch_size": 16, "tasks": 2, "inner_steps": 2}
+FAST = {"prune_share": 0.3, "every_epochs": 1, "tune_epochs": 1, "batch_size": 16, "n_tasks": 2, "inner_steps": 2}
 SOURCES = [tiny.task(3, 4, 5, 6), tiny.task(7, 8)]
 
 
@@ -52,7 +52,7 @@ def log(monkeypatch):
 @pytest.mark.parametrize("ways", [None, 3])
 @pytest.mark.parametrize("norm", ["weight", "activation"])
 def test_one_step_of_each_task_and_their_mean(ways, norm):
-    producer = MetaNormPruning(tasks=3, ways=ways, beta=0.5, inner_steps=1, batch_size=16, norm=norm)
+    producer = MetaNormPruning(n_tasks=3, ways=ways, beta=0.5, inner_steps=1, batch_size=16, norm=norm)
     run = Narrowing(tiny.base(), producer, 4, where=tiny.CPU, seed=0)
     theta = copy.deepcopy(run.model).train()
     producer._adapt(run, SOURCES[0], seed=9)
@@ -93,7 +93,7 @@ def test_one_step_of_each_task_and_their_mean(ways, norm):
 
 
 def test_architecture_leaves_theta_itself_alone():
-    producer = MetaNormPruning(learn="architecture", tasks=2, inner_steps=2, batch_size=16)
+    producer = MetaNormPruning(learn="architecture", n_tasks=2, inner_steps=2, batch_size=16)
     run = Narrowing(tiny.base(), producer, 4, where=tiny.CPU, seed=0)
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     producer._adapt(run, SOURCES[0], seed=9)
@@ -162,6 +162,6 @@ def test_more_ways_than_a_source_has_classes():
 
 def test_every_wrong_option_is_named():
     with pytest.raises(OptionError) as error:
-        MetaNormPruning(learn="both", tasks=0, ways=1, beta=-1, inner_steps=0, tune_epochs=-1, prune_share=0)
-    for name in ("learn", "tasks", "ways", "beta", "inner_steps", "tune_epochs", "prune_share"):
+        MetaNormPruning(learn="both", n_tasks=0, ways=1, beta=-1, inner_steps=0, tune_epochs=-1, prune_share=0)
+    for name in ("learn", "n_tasks", "ways", "beta", "inner_steps", "tune_epochs", "prune_share"):
         assert name in str(error.value)
