@@ -55,7 +55,10 @@ class Entry:
                 options[key] = json.loads(value)
             except json.JSONDecodeError:
                 options[key] = value
-        return cls(text, resolve(name, **options))
+        producer = resolve(name, **options)
+        # A file is shown by its name: where it lies is nobody's business in a table.
+        shown = [f"{k}={v.name if isinstance(v := getattr(producer, k), Path) else options[k]}" for k in options]
+        return cls(" ".join([name, *shown]), producer)
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Contest:
-    """All runs, and what each entry's paper claims.
+    """All runs, and what each producer's paper claims.
 
     Attributes:
         runs: Every run.
-        claims: {entry: what its paper reports, in its own setting}.
+        claims: {producer: what its paper reports, in its own setting}.
         full: MACs of the whole base with the task's head.
         base: Name of the common base.
     """
@@ -148,8 +151,8 @@ class Contest:
             f"{self.base} ({self.full / 1e6:.1f}M MACs), {n_tasks} tasks x {n_seeds} seeds, keep "
             f"{frame.keep.iloc[0]:g}, {frame.steps.iloc[0]} fine-tuning steps after each; mean ± sd"
         )
-        notes = [f"{name}: {self.claims[name]}" for name in names if self.claims.get(name)]
-        return text_table(columns, title=title, notes=["The papers, each in its own setting:", *notes] if notes else [])
+        notes = ["The papers, each in its own setting:", *(f"{name}: {claim}" for name, claim in self.claims.items())]
+        return text_table(columns, title=title, notes=notes)
 
     def plot(self, path: str | None = None) -> "Figure":
         """Accuracy after fine-tuning against the producer's seconds, a point an entry with its standard error."""
@@ -234,7 +237,7 @@ def contest(
                     shown.advance(line)
     from mvp.subnetwork import cost
 
-    claims = {entry.name: entry.producer.claim for entry in entries}
+    claims = {entry.producer.name: entry.producer.claim for entry in entries}
     return Contest(tuple(runs), claims, cost(base, {}, len(tasks[0]))[1], base.name)
 
 

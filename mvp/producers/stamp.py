@@ -82,7 +82,7 @@ class Stamp:
     name: ClassVar[str] = "stamp"
     paper: ClassVar[str] = "STAMP (ICLR 2021 submission), Alg. 1"
     kind: ClassVar[str] = "filter"
-    needs: ClassVar[str] = "task data, a mask generator"
+    needs: ClassVar[str] = "task data, a mask generator (mvp meta-train, for which a GPU is sensible)"
     widths: ClassVar[str] = "budget"
     claim: ClassVar[str] = "93.6% at 23% of MACs and 9% of params (ResNet-18, CIFAR-10; whole 94.4%, random 92.0%)"
 
@@ -139,7 +139,7 @@ class Stamp:
         return export(
             model, base, data.task, sets, producer=self.name, keep=keep, seed=seed, options=recorded(self),
             init="reinit" if self.structure_only else "pretrained", embeddings={"stamp": vector.numpy()},
-            metrics={"accuracy": top1, "seconds": seconds, "steps": self._steps(data), "kl": kl},
+            metrics={"accuracy": top1, "seconds": seconds, "steps": self._steps(data) + self.finetune_steps, "kl": kl},
         )  # fmt: skip
 
     def _steps(self, data: Data) -> int:

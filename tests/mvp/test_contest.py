@@ -81,6 +81,7 @@ def test_a_file_of_something_else(tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Curious(RandomChannels):
+    name: ClassVar[str] = "curious"
     needs: ClassVar[str] = "source tasks"
     claim: ClassVar[str] = "94% in its paper"
 
