@@ -170,7 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(sub)
     sub.add_argument(
         "--entry", action="append", metavar="'NAME OPTION=VALUE ...'",
-        help="a producer and its options; repeat it for more. Every producer with its defaults when left out",
+        help="a producer and its options; repeat it for more. When left out, every producer that runs on\n"
+        "the base without a file, with its defaults (the papers', which take long)",
     )  # fmt: skip
     sub.add_argument("--keep", type=float, default=0.3, help="keep ratio (1 - pruning ratio)")
     sub.add_argument("--tasks", type=int, default=5, help="tasks, drawn at random by --seed")

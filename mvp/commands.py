@@ -213,13 +213,12 @@ def run_contest(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from mvp.bases import load_base
-    from mvp.contest import Entry, contest
+    from mvp.contest import Entry, contest, everyone
     from mvp.data import draw_tasks
-    from mvp.producers import producers
 
     source = _data(args)
     base = load_base(args.base, weights=True if args.weights == "published" else args.weights)
-    entries = [Entry.parse(text) for text in args.entry or sorted(producers())]
+    entries = [Entry.parse(text) for text in args.entry] if args.entry else everyone(base)
     folder = Path(args.out) if args.out else None
     result = contest(
         base, source, draw_tasks(source.labels, args.tasks, n_classes=args.n_classes, seed=args.seed), entries,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mvp.data import Data
 from mvp.finetune import finetune
+from mvp.plan import prunable
 from mvp.populate import draw_sources
-from mvp.producers import Producer, check_keep, needs_sources, prune, recorded, resolve
+from mvp.producers import Producer, check_keep, needs_sources, producers, prune, recorded, resolve
 from mvp.progress import bar
 from zoo.errors import DataError, OptionError
 from zoo.records import Base
@@ -59,6 +60,17 @@ class Entry:
         # A file is shown by its name: where it lies is nobody's business in a table.
         shown = [f"{k}={v.name if isinstance(v := getattr(producer, k), Path) else options[k]}" for k in options]
         return cls(" ".join([name, *shown]), producer)
+
+
+def everyone(base: Base) -> list[Entry]:
+    """Every installed producer with its defaults that removes something this base has and needs no file."""
+    has = {base.plan["axes"][axis]["kind"] for axis in prunable(base.plan)} | {"element"}
+    given = {"nothing", "task data", "source tasks"}
+    return [
+        Entry(name, member())
+        for name, member in producers().items()
+        if has & set(member.kind.split("+")) and set(member.needs.split(", ")) <= given
+    ]
 
 
 @dataclass(frozen=True)

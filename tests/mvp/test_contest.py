@@ -3,7 +3,7 @@ from typing import ClassVar
 
 import pytest
 
-from mvp.contest import Contest, Entry, contest
+from mvp.contest import Contest, Entry, contest, everyone
 from mvp.finetune import finetune
 from mvp.populate import draw_sources
 from mvp.producers import prune
@@ -120,3 +120,9 @@ def test_it_is_a_frozen_record(result):
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.full = 0
     assert isinstance(result, Contest)
+
+
+def test_everyone_who_can_run_on_a_base():
+    on_cnn, on_vit = ({entry.name for entry in everyone(tiny.base(base))} for base in ("cnn", "vit"))
+    assert on_cnn ^ on_vit == {"ahnp"} and {"ifp", "lcp", "snip", "intersection"} <= on_cnn
+    assert "stamp" not in on_cnn  # it needs a file
