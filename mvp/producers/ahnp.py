@@ -54,8 +54,7 @@ class AHNP:
         until: See `threshold`.
         prune_every: Steps between removals; max(1, J // 100) when None.
         l1: Weight of the penalty, the sum of the absolute scores; the default is about the gradient of a node's score
-            on the small ViT (a head's is thirty times as large). A hundred times more did worse: it moves all scores
-            alike.
+            on the small ViT (a head's is thirty times as large). One that outweighs them moves all scores alike.
         lr: Learning rate of inherited weights.
         lr_scores: Learning rate of scores.
         lr_head: Learning rate of the output layer.

@@ -40,7 +40,7 @@ class RandomChannels:
         top1 = accuracy(model, data.test_images, data.test_labels, InputSpec.of(dict(base.input)), device=where)
         return export(
             model, base, data.task, channels, producer=self.name, keep=keep, seed=seed, options=asdict(self),
-            metrics={"accuracy": top1},
+            metrics={"accuracy": top1, "steps": 0},
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def test_the_weights_are_the_pretrained_ones():
     assert np.array_equal(sub.weights["conv3.weight"], full["conv3.weight"][np.ix_(c["a0"], c["a1"])])
     assert np.array_equal(sub.weights["bn1.running_var"], full["bn1.running_var"][c["a0"]])
     assert sub.weights["fc.weight"].shape == (3, len(c["a0"]))
-    assert dict(sub.options) == {} and sub.metrics.keys() == {"accuracy"}
+    assert dict(sub.options) == {} and sub.metrics.keys() == {"accuracy", "steps"}
 
 
 def test_every_channel_is_equally_likely():
