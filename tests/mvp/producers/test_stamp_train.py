@@ -1,19 +1,17 @@
-import json
 from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 
-from mvp.bases import full_model, load_base
-from mvp.producers.stamp_file import CONFIGS, generator_base, load_generator, task_vector
+from mvp.bases import full_model
+from mvp.producers.stamp_file import generator_base, load_generator
 from mvp.producers.stamp_meta import Masked
 from mvp.producers.stamp_train import meta_train, split_classes
 from tests import tiny
 from tests.tiny import registered  # noqa: F401
-from zoo.errors import BaseMismatchError, DataError, OptionError
+from zoo.errors import OptionError
 
 module = import_module("mvp.producers.stamp_train")
 SHORT = {"splits": 3, "iterations": 4, "tasks": 2, "images": 24, "batch_size": 12, "width": 16}
@@ -34,14 +32,6 @@ def trained(tmp_path_factory):
 def read(path):
     with safe_open(path, framework="pt") as file:
         return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
-
-
-def test_small_and_paper():
-    small, paper = CONFIGS["small"], CONFIGS["paper"]
-    assert (paper.iterations, paper.tasks, paper.images, paper.batch_size) == (2000, 10, 640, 128)
-    assert (small.iterations, small.tasks) == (100, 4)
-    for options in (small, paper):
-        assert (options.lr, options.gate_lr, options.encoder_lr, options.kl) == (1e-3, 1e-2, 1e-3, 15)
 
 
 @pytest.mark.parametrize(("tasks", "n"), [(2, 5), (3, 3), (5, 2)])
@@ -155,50 +145,6 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(after, tmp_path, monkeypatch)
             meta_train("tests-dropout", tiny.data(), out, **SHORT, seed=1)
 
 
-def test_the_meta_trained_network_is_a_base_of_its_own(trained):
-    out, _ = trained
-    base = generator_base(out)
-    assert base.num_classes == 10 and base.id != tiny.base().id and base.input == tiny.base().input
-    assert read(out)[1]["base"] == base.id == generator_base(out).id
-    assert load_base("tests-cnn", out.with_suffix(".base.safetensors")).id == base.id
-    assert base.plan["axes"] == tiny.base().plan["axes"]
-    with pytest.raises(BaseMismatchError, match=f"{tiny.base().id[:12]}.*{base.id[:12]}"):
-        load_generator(out, tiny.base())
-    about = read(out)[1]
-    assert len(json.loads(about["tasks"])) == 3 and json.loads(about["options"])["started_from"] == tiny.base().id
-
-
-def test_with_frozen_weights_the_generator_belongs_to_the_base_given(tmp_path):
-    out = tmp_path / "g.safetensors"
-    meta_train(tiny.base(), tiny.data(), out, **SHORT, frozen=True)
-    tensors, about = read(out)
-    assert about["base"] == tiny.base().id and not any(k.startswith("network.") for k in tensors)
-    assert not out.with_suffix(".base.safetensors").exists()
-    generator, options = load_generator(out, tiny.base())
-    assert options.frozen and options.width == 16
-    fresh = load_generator(out, tiny.base())[0].state_dict()
-    assert all(torch.equal(v, fresh[k]) for k, v in generator.state_dict().items())
-    with pytest.raises(DataError, match="holds no network"):
-        generator_base(out)
-    with pytest.raises(OptionError, match="frozen weights that are random"):
-        meta_train("tests-cnn", tiny.data(), out, **SHORT, frozen=True)
-
-
-def test_the_encoding_of_a_task_is_its_embedding(trained):
-    out, _ = trained
-    base = generator_base(out)
-    generator, _ = load_generator(out, base)
-    data = tiny.task(0, 1, 2)
-    one = task_vector(generator, base, data, images=60)
-    assert one.shape == (16,) and torch.equal(one, task_vector(generator, base, data, images=60))
-    again = task_vector(generator, base, tiny.task(2, 0, 1), images=60)
-    torch.testing.assert_close(one, again, rtol=0, atol=1e-5)  # the same images in another order
-    other = task_vector(generator, base, tiny.task(7, 8, 9), images=60)
-    half = task_vector(generator, base, data, images=30)
-    near, far = (float(F.cosine_similarity(one, v, dim=0)) for v in (half, other))
-    assert near > far
-
-
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -244,13 +190,3 @@ def test_tasks_of_any_classes_and_a_base_that_knows_them(tmp_path, monkeypatch):
     meta_train(knowing, tasks, out, **options)
     assert runs[1][0] == list(tiny.LABELS) and generator_base(out).num_classes == 10
     assert torch.equal(runs[1][1], torch.from_numpy(knowing.weights["fc.weight"])) and runs[0][1].shape == (4, 8)
-
-
-def test_files_that_are_no_generators(tmp_path, trained):
-    with pytest.raises(DataError, match="no mask generator"):
-        load_generator(tmp_path / "absent", tiny.base())
-    (tmp_path / "text").write_text("no tensors")
-    with pytest.raises(DataError, match="cannot read"):
-        generator_base(tmp_path / "text")
-    with pytest.raises(DataError, match="is no mask generator"):
-        generator_base(trained[0].with_suffix(".base.safetensors"))
