@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(sub)
     sub.add_argument("--classes", required=True, help="class names, comma-separated")
     sub.add_argument("-k", type=int, default=3, help="number of voters")
-    sub.add_argument("--by", default="wup", help="similarity measure: wup, leep, prototype")
+    _measure_options(sub)
     sub.add_argument("--keep", type=float, help="keep ratio; the voters' own by default")
     sub.add_argument("--tau", type=float, default=0.1, help="temperature of the vote; 0 takes the most votes")
     sub.add_argument("--steps", type=int, default=100, help="fine-tuning steps")
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--tasks", type=int, default=10, help="held-out tasks, drawn at random by --seed")
     sub.add_argument("--n-classes", type=int, default=5, help="classes a task")
     sub.add_argument("--seeds", type=int, default=3, help="seeds a task")
-    sub.add_argument("--by", default="wup", help="similarity measure: wup, leep, prototype")
+    _measure_options(sub)
     sub.add_argument("--steps", default=(10, 30, 100), type=_numbers, help="when accuracy is measured, e.g. 10,30,100")
     sub.add_argument("--long", type=int, metavar="J", help="also prune each task with IFP for J steps")
     sub.add_argument("--out", help="folder for runs.csv and starts.png")
@@ -218,6 +218,11 @@ def _producer_options(sub: argparse.ArgumentParser) -> None:
         "--sources", type=int, default=0, metavar="N",
         help="source tasks to draw from the data set's other classes, for producers that need them",
     )  # fmt: skip
+
+
+def _measure_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--by", default="wup", help="similarity measure: wup, leep, prototype, stamp")
+    sub.add_argument("--generator", metavar="FILE", help="for --by stamp: a file of `mvp meta-train`, the zoo's own")
 
 
 def _run_options(sub: argparse.ArgumentParser) -> None:

@@ -151,13 +151,13 @@ def run_vote(args: argparse.Namespace) -> None:
     """Votes, fine-tunes, adds the result."""
     import zoo
     from mvp.finetune import finetune
-    from mvp.score import score
+    from mvp.score import SCORED, score
     from mvp.vote import vote
 
     data, z = _task_data(args), zoo.open(args.zoo, create=False)
     base = _base(args, z)
-    if args.by in ("leep", "prototype"):
-        score(z, data, by=args.by, base=base.id, device=args.device)
+    if args.by in SCORED:
+        score(z, data, by=args.by, base=base.id, generator=args.generator, device=args.device)
     sub = vote(z, data, k=args.k, by=args.by, keep=args.keep, tau=args.tau, seed=args.seed, base=base.id)
     sub = finetune(sub, data, steps=args.steps, device=args.device)
     z.add(sub)
@@ -187,14 +187,14 @@ def run_compare(args: argparse.Namespace) -> None:
     import zoo
     from mvp.compare import compare
     from mvp.data import draw_tasks
-    from mvp.score import score
+    from mvp.score import SCORED, score
 
     z, source = zoo.open(args.zoo, create=False), _data(args)
     drawn = draw_tasks(source.labels, args.tasks, n_classes=args.n_classes, seed=args.seed)
     tasks = [source.subset(labels, seed=args.seed) for labels in drawn]
-    if args.by in ("leep", "prototype"):
+    if args.by in SCORED:
         for data in tasks:
-            score(z, data, by=args.by, device=args.device)
+            score(z, data, by=args.by, generator=args.generator, device=args.device)
     result = compare(
         z, tasks, by=args.by, steps=args.steps, seeds=range(args.seeds), long_steps=args.long,
         device=args.device,

@@ -125,6 +125,9 @@ class Gates:
             if gate.key in self.scales and not gate.twin:
                 scale = self.scales[gate.key]
                 each = torch.cat([scale, scale.new_ones(*scale.shape[:-1], 1)], -1)[..., gate.owner].to(x.dtype)
+                if each.ndim == 2 and len(each) != len(x):
+                    # Windowed attention folds each image's windows, side by side, into the batch.
+                    each = each.repeat_interleave(len(x) // len(each), 0)
                 own = [-1 if d == gate.dim % x.ndim else 1 for d in range(x.ndim)]
                 x = x * each.view([len(each), *own[1:]] if each.ndim == 2 else own)
         return x

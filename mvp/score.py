@@ -23,6 +23,8 @@ from zoo.sql import matching_ids
 if TYPE_CHECKING:
     from zoo import Zoo
 
+SCORED = ("leep", "prototype", "stamp")  # measures that read what `score` stores
+
 
 def score(
     z: "Zoo",
@@ -61,8 +63,8 @@ def score(
             with it. Also: the zoo has several bases and none is named.
         BaseMismatchError: The generator belongs to another base.
     """
-    if by not in ("leep", "prototype", "stamp"):
-        raise OptionError(f"nothing to compute for {by!r}", expected="leep or prototype or stamp")
+    if by not in SCORED:
+        raise OptionError(f"nothing to compute for {by!r}", expected=" or ".join(SCORED))
     if (by == "stamp") != (generator is not None):
         raise OptionError(f"by={by!r}: generator", got=generator, expected="a file for 'stamp', none for the others")
     chosen = z.base(base)

@@ -88,6 +88,11 @@ def test_meta_train_then_prune(run, data, tmp_path):
     assert (code, err) == (0, "")
     (sub,) = zoo.open(path)
     assert sub.producer == "stamp" and sub.base.name == "vgg_narrow" and sub.base.num_classes == len(CLASSES)
+    ask = ("vote", path, *data, "--classes", "zebra,cat", "-k", "1", "--by", "stamp", "--steps", "1")
+    code, said, err = run(*ask, "--generator", out)
+    assert (code, err) == (0, "") and zoo.open(path).get(zoo.open(path).ids()[-1]).parents == (sub.id,)
+    code, said, err = run(*ask)
+    assert code == 2 and "a file for 'stamp'" in err
     code, said, err = run("meta-train", "vgg_narrow", *data, "--out", out, "--splits", "3", "--frozen")
     assert code == 2 and "Give a trained base" in err
 

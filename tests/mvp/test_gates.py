@@ -114,6 +114,28 @@ def test_attention_heads_are_read_where_the_projection_takes_them_in() -> None:
 
 
 @torch.no_grad()
+def test_gates_of_single_images_reach_all_of_an_images_windows() -> None:
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, patch_size=2, window_size=4, embed_dim=12, depths=(2, 1),
+        num_heads=(3, 3), num_classes=4,
+    )  # fmt: skip
+    model = randomised(model).eval()
+    plan = make_plan(model, verify=False)
+    heads = [axis for axis in prunable(plan) if plan["axes"][axis]["kind"] == "head"]
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    each = torch.tensor([[1, 0.5, 0], [0.2, 1, 1]], dtype=torch.float64)
+
+    def gated(images: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        with Gates(model, plan, heads, activations=False) as gates:
+            assert gates.scales
+            gates.scales.update(dict.fromkeys(gates.scales, scales))
+            return model(images)
+
+    apart = torch.cat([gated(x[i : i + 1], each[i]) for i in range(2)])
+    torch.testing.assert_close(gated(x, each), apart)
+
+
+@torch.no_grad()
 def test_groups_and_channels_within_groups_have_gates_of_their_own() -> None:
     model = randomised(timm.create_model("resnext50_32x4d", layers=[1, 1, 1, 1], num_classes=4)).eval()
     plan = make_plan(model, verify=False)
