@@ -1,6 +1,7 @@
 """H-score: how much of the spread of a network's features is between the classes of a task.
 
-Source: Bao et al. 2019, "An Information-Theoretic Approach to Transferability in Task Transfer Learning" (ICIP), Def. 2:
+Source: Bao et al. 2019, "An Information-Theoretic Approach to Transferability in Task Transfer Learning" (ICIP), its
+definition of the H-score:
 
     H(f) = tr(cov(f(X))^-1 cov(E[f(X) | Y]))
 

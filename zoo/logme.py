@@ -7,7 +7,7 @@ prior of precision alpha on its weights and Gaussian noise of precision beta; th
     log p(y_k | F, alpha, beta) = log N(y_k; 0, I / beta + F F' / alpha)
     LogME                       = mean over k of max over alpha, beta of log p(y_k | F, alpha, beta) / n
 
-The paper climbs to the maximum by fixed-point steps (its Alg. 1). Here it is searched directly, which cannot stop early:
+The paper climbs to the maximum by fixed-point steps (its Alg. 1). Here it is searched directly, and cannot stop early:
 in the basis of F's singular vectors the best beta has a closed form once lambda = alpha / beta is given, so that one
 number is left to search, on a grid and then by Brent's method. As in the paper, features are neither centred nor
 scaled, and no intercept is added.

@@ -1,12 +1,13 @@
 """NCE, the negative conditional entropy of a task's labels given those that a source model predicts.
 
-Source: Tran et al. 2019, "Transferability and Hardness of Supervised Classification Tasks" (ICCV), Eq. 4-6: for two
+Source: Tran et al. 2019, "Transferability and Hardness of Supervised Classification Tasks" (ICCV), sec. 3: for two
 label sequences over the same images, z of the source task and y of the target,
 
     NCE(Y | Z) = sum over y, z of P(y, z) log (P(y, z) / P(z)) = -H(Y | Z),   P(y, z) = share of images with both
 
 In the paper both label sequences are annotations. The images of a new task carry none of the source's, so that z is the
-source model's most probable class, as in Nguyen et al. 2020, sec. 5; LEEP is the same with the whole softmax output.
+source model's most probable class here, as where Nguyen et al. 2020 compare NCE with LEEP; LEEP takes the whole softmax
+output instead.
 """
 
 import numpy as np

@@ -17,15 +17,27 @@ CATS = ["cat.n.01", "lion.n.01"]
 BUSES = ["bus.n.01", "truck.n.01"]
 
 
+def whole_zoo(n):
+    """`similar_zoo` with a score of every kind for every pair, and a Task2Vec embedding of every task."""
+    zoo, rng = similar_zoo(n), np.random.default_rng(1)
+    scores = zoo.scores.to_pylist()
+    for row in zoo.scores.to_pylist():
+        for by, value in zip(("nce", "logme", "hscore"), rng.uniform((-1.6, -1, 0), (0, 1, 4)).tolist()):
+            scores.append(score_row(row["source"], row["target"], value, measure=by))
+    scores += [score_row("base-toy", f"t{i:04d}", math.nan, measure="task2vec", vector=rng.exponential(size=6).tolist())
+               for i in range(n)]  # fmt: skip
+    return make_snapshot(zoo.subnetworks.to_pylist(), scores, zoo.bases.to_pylist())
+
+
 def test_measures_are_found_by_name():
     assert [find_measure(m.name) for m in MEASURES] == list(MEASURES)
-    with pytest.raises(errors.OptionError, match=r"'WUP'; expected wup \| leep \| prototype \| stamp \| mask_iou"):
+    with pytest.raises(errors.OptionError, match=r"'WUP'; expected wup \| leep \| nce .*\| mask_iou"):
         find_measure("WUP")
 
 
-@pytest.mark.parametrize("by", ["wup", "prototype", "mask_iou"])
-def test_all_measures_but_leep_are_symmetric(by):
-    matrix = similarity_rows(Rows.of(similar_zoo(12)), np.arange(12), by, np.ones((12, 12), bool))
+@pytest.mark.parametrize("by", ["wup", "prototype", "stamp", "task2vec", "mask_iou"])
+def test_measures_of_two_tasks_are_symmetric(by):
+    matrix = similarity_rows(Rows.of(whole_zoo(12)), np.arange(12), by, np.ones((12, 12), bool))
     assert np.allclose(matrix, matrix.T, rtol=0, atol=1e-12) and np.allclose(np.diag(matrix), 1)
     assert matrix.min() < 0.9
 
@@ -126,6 +138,45 @@ def test_leep_reads_scores():
     assert nearest(half, "target", by="leep", k=1, allowed=["a"]).id == ("a",)
 
 
+@pytest.mark.parametrize(("by", "called"), [("nce", "NCE"), ("logme", "LogME"), ("hscore", "H-score")])
+def test_other_scores_are_read_like_leep(by, called):
+    subs = [sub_row("a", "ta", CATS), sub_row("b", "tb", BUSES)]
+    scores = [score_row("a", "target", 0.0, measure=by), score_row("b", "target", -0.3, measure=by),
+              score_row("b", "target", 5.0, measure="other")]  # fmt: skip
+    tasks = [{"id": i, "dataset": "d", "labels": DOGS, "synsets": DOGS} for i in ("target", "new")]
+    zoo = make_snapshot(subs, scores, tasks=tasks)
+    found = nearest(zoo, "target", by=by, k=2)
+    assert (found.id, found.score) == (("a", "b"), (0.0, -0.3))
+    with pytest.raises(errors.MissingScoresError, match=rf"2 of 2 .*no {called}.*mvp\.score\(z, data, by=\"{by}\"\)"):
+        nearest(zoo, "new", by=by, k=1)
+
+
+def naive_task2vec(a, b):
+    """Cosine of F_a / (F_a + F_b) and F_b / (F_a + F_b), over the entries that are not 0 in both."""
+    pairs = [(x / (x + y), y / (x + y)) for x, y in zip(a, b) if x + y > 0]
+    lengths = math.sqrt(sum(x * x for x, _ in pairs)) * math.sqrt(sum(y * y for _, y in pairs))
+    return sum(x * y for x, y in pairs) / lengths if lengths else 0.0
+
+
+def test_task2vec_is_the_cosine_of_the_shares():
+    rng = np.random.default_rng(0)
+    vectors = (rng.exponential(size=(8, 5)) * rng.integers(0, 2, (8, 5)) * 1e-6).astype("f4")
+    vectors[0], vectors[1] = 0, 3
+    subs = [sub_row(f"s{i}", f"t{i}", [["cat.n.01"], ["bus.n.01"]][i % 2] + [f"label {i}"],
+                    embeddings={"task2vec": v.tolist()}) for i, v in enumerate(vectors)]  # fmt: skip
+    asked = [0.0, 1e-6, 0.0, 2e-6, 5e-7]
+    found = nearest(make_snapshot(subs), DOGS, by="task2vec", k=None, embedding=asked)
+    for id, score in zip(found.id, found.score):
+        assert score == pytest.approx(naive_task2vec(np.float32(asked), vectors[int(id[1:])].astype(float)), abs=1e-6)
+    assert dict(zip(found.id, found.score))["s0"] == 0
+    same = nearest(make_snapshot(subs), DOGS, by="task2vec", k=1, embedding=(vectors[5] * 10).tolist())
+    assert (same.id, same.score) == (("s5",), pytest.approx((1.0,)))
+    with pytest.raises(errors.DataError, match="not negative"):
+        nearest(make_snapshot(subs), DOGS, by="task2vec", k=1, embedding=[-1, 1, 1, 1, 1])
+    with pytest.raises(errors.MissingScoresError, match=r'no embedding.*by="task2vec"'):
+        nearest(make_snapshot(subs), DOGS, by="task2vec", k=1)
+
+
 def naive_cosine(a, b):
     return sum(x * y for x, y in zip(a, b)) / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
 
@@ -200,7 +251,7 @@ def test_mask_iou_is_the_mean_over_axes():
 
 @pytest.mark.parametrize("by", [m.name for m in MEASURES])
 def test_similarity_rows_are_what_nearest_says(by):
-    zoo = similar_zoo(16)
+    zoo = whole_zoo(16)
     rows = Rows.of(zoo)
     which = np.array([3, 1, 8, 12])
     matrix = similarity_rows(rows, which, by, ~np.eye(4, dtype=bool))
@@ -217,7 +268,7 @@ def test_similarity_rows_are_what_nearest_says(by):
 def test_every_measure_has_a_source_and_stays_in_its_range(measure):
     assert measure.source and measure.score.__doc__ and len({m.name for m in MEASURES}) == len(MEASURES)
     low, high = measure.range
-    scores = nearest(similar_zoo(20), "s0004", by=measure.name, k=None).score
+    scores = nearest(whole_zoo(20), "s0004", by=measure.name, k=None).score
     assert all(low <= s <= high for s in scores)
 
 
