@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.channels import Floats, Ints, Words, iou_rows
+from zoo.overlap import Groups, group_rows
 
 NUMBERS_AT_ONCE = 1 << 22  # float64 numbers of one intermediate result: 32 MB
 
@@ -78,13 +79,13 @@ def drawn_targets(values: Floats, weights: Floats) -> Floats:
 
 
 def drawn_pairs(
-    lines: Sequence[Sequence[Words]], group: npt.NDArray[np.integer], groups: int, weights: Floats
+    lines: Sequence[Sequence[Words]], group: Groups, groups: int, weights: Floats
 ) -> tuple[Floats, Floats]:
     """Mean IoU by group in each resample of tasks, which are drawn as targets and as neighbours.
 
     Args:
         lines: L lists of packed sets (N, words); the IoUs of a list are averaged pair by pair. An empty list gives NaN.
-        group: int (N, N), group of each neighbour of each target, 0 = left out.
+        group: int (N, N), group of each neighbour of each target, 0 = left out; or a function that gives some rows.
         groups: G.
         weights: float64 (B, N) of `task_weights`.
 
@@ -99,13 +100,14 @@ def drawn_pairs(
     step = max(1, NUMBERS_AT_ONCE // max(1, max(n * len(distinct), resamples * len(lines))))
     for start in range(0, n if resamples else 0, step):
         rows = slice(start, min(n, start + step))
+        of_rows = group_rows(group, rows, n)
         pairs = {key: iou_rows(words[rows], words) for key, words in distinct.items()}
         nothing = np.zeros((rows.stop - start, n))
         values = np.stack([sum((pairs[id(words)] for words in line), nothing) / max(len(line), 1) for line in lines])
         weight = weights[:, rows].T
         ends: list[tuple[Floats, npt.NDArray[np.bool_]]] = []
         for g in range(groups):
-            inside = group[rows] == g + 1
+            inside = of_rows == g + 1
             total = inside.astype(np.float64) @ weights.T
             known = total > 0
             means = ((values * inside).reshape(-1, n) @ weights.T).reshape(len(lines), -1, resamples)

@@ -1,4 +1,4 @@
-"""Channel sets as packed bits, and their IoU: of a pair, of one against all, of all pairs grouped by similarity.
+"""Channel sets as packed bits, and their IoU: of a pair, of one against all; `zoo.overlap` has all pairs grouped.
 
 Source: MVP (Zhao et al.), sec. 3.2, "Overlap Between Tasks": IoU = |A ∩ B| / |A ∪ B| (Jaccard 1901) of the channels
 that two sub-networks of the same base keep in a layer or block.
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 Words = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-PAIRS_AT_ONCE = 1 << 20  # pairs of sub-networks whose IoUs are in memory at a time: 8 MB of float64
 
 
 def iou(a: Collection[int] | np.ndarray, b: Collection[int] | np.ndarray) -> float:
@@ -176,41 +174,13 @@ def iou_rows(words: Words, others: Words) -> Floats:
         others: uint64 (m, w).
 
     Returns:
-        float64 (n, m); 1.0 where both are empty. All n x m values are in memory: see `group_means` for all pairs.
+        float64 (n, m); 1.0 where both are empty. All n x m values are in memory: see `zoo.overlap` for all pairs.
     """
     both = np.zeros((len(words), len(others)), np.int32)
     for column, other in zip(np.ascontiguousarray(words.T), np.ascontiguousarray(others.T)):
         both += np.bitwise_count(column[:, None] & other[None, :])
     union = count(words)[:, None] + count(others)[None, :] - both
     return np.divide(both, union, out=np.ones(both.shape), where=union > 0)
-
-
-def group_means(units: Sequence[Words], group: npt.NDArray[np.integer], groups: int) -> tuple[Floats, Ints]:
-    """Mean IoU of each sub-network with those in each of its groups, for several sets at a time.
-
-    Args:
-        units: U matrices uint64 (N, words), rows alike in all.
-        group: int (N, N): entry (t, j) is the group of j among the neighbours of t, 1..groups, or 0 = leave out.
-        groups: Number of groups.
-
-    Returns:
-        Means float64 (U, N, groups), NaN where a group is empty, and sizes int64 (N, groups).
-    """
-    n = len(group)
-    means = np.full((len(units), n, groups), np.nan)
-    sizes = np.zeros((n, groups), np.int64)
-    step = max(1, PAIRS_AT_ONCE // max(n, 1))
-    for start in range(0, n, step):
-        rows = slice(start, min(n, start + step))
-        m = rows.stop - rows.start
-        # Group 0 gets a bin of its own, thrown away after counting.
-        place = (np.arange(m)[:, None] * (groups + 1) + group[rows]).ravel()
-        sizes[rows] = np.bincount(place, minlength=m * (groups + 1)).reshape(m, -1)[:, 1:]
-        for u, words in enumerate(units):
-            values = iou_rows(words[rows], words).ravel()
-            sums = np.bincount(place, weights=values, minlength=m * (groups + 1)).reshape(m, -1)[:, 1:]
-            np.divide(sums, sizes[rows], out=means[u, rows], where=sizes[rows] > 0)
-    return means, sizes
 
 
 def paper_floor(keep: float) -> float:

@@ -11,12 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from zoo.bootstrap import Estimate, drawn_pairs, drawn_targets, estimate, task_weights
-from zoo.channels import Floats, Ints, group_means, iou_rows
+from zoo.channels import Floats, iou_rows
 from zoo.cohort import choose, require_channels, require_one
 from zoo.errors import EmptyZooError, OptionError
-from zoo.measures import find_measure, similarity_rows
-from zoo.query import groups_of
-from zoo.rows import Bools, Rows, Snapshot, find_rows
+from zoo.measures import find_measure
+from zoo.overlap import group_means
+from zoo.pairs import pair_groups
+from zoo.rows import Rows, Snapshot, find_rows
 from zoo.study import Against, Study
 from zoo.taskwup import How
 from zoo.units import PER, Unit, unit_floor, units_of
@@ -82,14 +83,8 @@ def iou_by_depth(
     rows = Rows.of(snapshot)
     chosen = choose(rows, base, mode, producer, keep, generation, ids)
     which = chosen.which
-    shared = rows.shared_matrix(which)
-    pairs = ~_excluded(rows, which, shared, exclude)
-    similarity = similarity_rows(rows, which, by, pairs, how=how)
-    group = np.zeros(pairs.shape, np.int64)
-    for t, scores in enumerate(similarity):
-        known = np.isfinite(scores)
-        group[t, known] = groups_of(scores[known], groups, binning)
-    if not group.any():
+    pairs = pair_groups(rows, which, by, groups, binning, exclude, how)
+    if not pairs.group.any():
         raise EmptyZooError(
             f"no pair of the {len(which)} sub-networks can be compared",
             hint="Add sub-networks of other tasks, or relax exclude=",
@@ -101,17 +96,15 @@ def iou_by_depth(
     axis_words = unit_words if per == "axis" else [chosen.packed.joined(unit.keys) for unit in axes]
     thirds = _thirds(axes)
     parts = [[axis_words[i] for i in members] for members in thirds]
-    # Shared classes are groups too: 0, 1, ... classes become groups 1, 2, ...
-    by_shared = np.where(group > 0, shared + 1, 0)
-    most = int(by_shared.max())
+    most = pairs.most()
 
-    means, sizes = group_means(unit_words, group, groups)
-    axis_means = means if per == "axis" else group_means(axis_words, group, groups)[0]
-    shared_means, shared_sizes = group_means(axis_words, by_shared, most)
+    means, sizes = group_means(unit_words, pairs.group, groups)
+    axis_means = means if per == "axis" else group_means(axis_words, pairs.group, groups)[0]
+    shared_means, shared_sizes = group_means(axis_words, pairs.by_shared, most)
     third_means, gaps = _over(thirds, axis_means), _over(thirds, axis_means[:, :, :1] - axis_means[:, :, -1:])
     weights = task_weights([rows.task_ids[i] for i in which], bootstrap, seed)
-    drawn, drawn_gap = drawn_pairs([*([words] for words in unit_words), *parts], group, groups, weights)
-    drawn_shared, _ = drawn_pairs(parts, by_shared, most, weights)
+    drawn, drawn_gap = drawn_pairs([*([words] for words in unit_words), *parts], pairs.group, groups, weights)
+    drawn_shared, _ = drawn_pairs(parts, pairs.by_shared, most, weights)
     u = len(units)
     trend, drawn_trend = gaps[3:] - gaps[1:2], drawn_gap[u + 3 :] - drawn_gap[u + 1 : u + 2]
     about = {
@@ -216,22 +209,6 @@ def iou_against(
     floor = np.array([unit_floor(used, unit) for unit in units])
     return Against(per=per, units=units, lines=estimates, floor=floor, without=without,
                    sizes={name: len(chosen) for name, chosen in asked.items()})  # fmt: skip
-
-
-def _excluded(rows: Rows, which: Ints, shared: Ints, exclude: str | None) -> Bools:
-    own = np.eye(len(which), dtype=bool)
-    if exclude is None:
-        return own
-    if exclude == "same_classes":
-        size = np.array([len(rows.labels[i]) for i in which])
-        return own | ((shared == size[:, None]) & (shared == size[None, :]))
-    if exclude == "overlap":
-        return own | (shared > 0)
-    if exclude == "same_task":
-        task = np.array([rows.task_ids[i] for i in which], dtype=object)
-        return own | np.asarray(task[:, None] == task[None, :], bool)
-    raise OptionError("exclude: which pairs are left out", got=repr(exclude),
-                      expected="same_classes | same_task | overlap | None")  # fmt: skip
 
 
 def _thirds(axes: Sequence[Unit]) -> list[list[int]]:

@@ -104,9 +104,13 @@ def test_drawn_pairs_equal_loops_over_drawn_tasks(monkeypatch):
     group = rng.integers(0, groups + 1, (n, n))
     weights = task_weights(["t0", "t0", "t1", "t2", "t3", "t4", "t5"], 6, 0)
     assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 1:].sum(axis=1) == 6).all()
-    for block in (bootstrap.NUMBERS_AT_ONCE, 1):
+    for block, given_group in (
+        (bootstrap.NUMBERS_AT_ONCE, group),
+        (1, group.astype(np.uint8)),
+        (1, lambda r: group[r]),
+    ):
         monkeypatch.setattr(bootstrap, "NUMBERS_AT_ONCE", block)
-        means, gaps = drawn_pairs([[words[0]], words, []], group, groups, weights)
+        means, gaps = drawn_pairs([[words[0]], words, []], given_group, groups, weights)
         assert np.isnan(means[2]).all() and np.isnan(gaps[2]).all()
         for line, members in enumerate(([0], [0, 1])):
             for b, weight in enumerate(weights.astype(int)):
