@@ -45,19 +45,41 @@ def leep(responses: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 def leep_many(responses: Sequence[npt.ArrayLike] | np.ndarray, labels: npt.ArrayLike) -> Floats:
-    """LEEP of many source models on one target task.
+    """LEEP of many source models on one target task, by a compiled loop over each model while it sits in the cache.
 
     Args:
-        responses: M arrays (n, Z_m), as a list (Z may differ) or one array (M, n, Z).
+        responses: M arrays (n, Z_m), as a list (Z may differ) or one array (M, n, Z). float16, float32 and float64 are
+            read as they are, without a copy when in C order.
         labels: int (n,).
 
     Returns:
-        float64 (M,), each as `leep` gives it.
+        float64 (M,), each as `leep` gives it up to the order of summation (about 1e-15).
 
     Raises:
-        DataError: As `leep`.
+        DataError: As `leep`; of several models that cannot be scored all are listed.
     """
-    return np.array([leep(theta, labels) for theta in responses], np.float64)
+    y = _checked_labels(labels)
+    present, place, counts = np.unique(y, return_inverse=True, return_counts=True)
+    raw = np.full(len(responses), np.nan)
+    if isinstance(responses, np.ndarray) and responses.ndim == 3 and responses.shape[1] == len(y):
+        raw = _sums(responses, place, len(present))
+    else:
+        for m, given in enumerate(responses):
+            theta = np.asarray(given)
+            if theta.ndim == 2 and len(theta) == len(y):
+                raw[m] = _sums(theta[None], place, len(present))[0]
+    values = np.clip(raw, -_entropy(counts), 0.0)
+    problems = []
+    # The compiled loop only says that something is wrong; `leep` says what, or has the value after all (-0.0 in half
+    # precision is no number the loop knows).
+    for m in np.flatnonzero(np.isnan(raw)).tolist():
+        try:
+            values[m] = leep(responses[m], y)
+        except DataError as error:
+            problems.append(f"model {m}: {error}")
+    if problems:
+        raise DataError(f"leep: {len(problems)} of {len(raw)} models cannot be scored", problems=problems)
+    return values
 
 
 def leep_by_task(responses: npt.ArrayLike, labels: npt.ArrayLike, tasks: Sequence[Sequence[int]]) -> Floats:
@@ -132,6 +154,33 @@ def _leep(theta: Floats, labels: Ints) -> float:
     return float(np.clip(np.log(np.maximum(inner, FLOOR)).mean(), -_entropy(counts), 0.0))
 
 
+def _sums(theta: np.ndarray, place: Ints, classes: int) -> Floats:
+    """LEEP of (M, n, Z) responses before the cut to its range, NaN where they are no probabilities."""
+    from zoo import kernels
+
+    if theta.dtype.kind not in "fiu" or not theta.size:
+        return np.full(len(theta), np.nan)
+    if theta.dtype == np.float16:
+        raw, wide = np.empty(len(theta)), np.empty((1, *theta.shape[1:]), np.float32)
+        for m, model in enumerate(theta):
+            kernels.widen(np.ascontiguousarray(model).view(np.uint16), wide)
+            raw[m] = kernels.leep_sums(wide, place, classes, FLOOR, ROW_SUM_TOLERANCE)[0]
+        return raw
+    exact = theta.dtype if theta.dtype in (np.float32, np.float64) else np.float64
+    return kernels.leep_sums(np.ascontiguousarray(theta, exact), place, classes, FLOOR, ROW_SUM_TOLERANCE)
+
+
+def _checked_labels(labels: npt.ArrayLike) -> Ints:
+    y = np.asarray(labels)
+    if y.ndim != 1 or not len(y) or y.dtype.kind not in "iu":
+        raise DataError(
+            "leep: labels are class numbers",
+            got=f"dtype {y.dtype}, shape {y.shape}",
+            expected="an integer dtype, (n,), n at least 1",
+        )
+    return y.astype(np.int64)
+
+
 def _checked(responses: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Ints]:
     theta, y = np.asarray(responses), np.asarray(labels)
     if theta.ndim != 2 or y.ndim != 1 or len(theta) != len(y) or not theta.size:
@@ -140,8 +189,7 @@ def _checked(responses: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, I
             got=f"shapes {theta.shape} and {y.shape}",
             expected="(n, Z) and (n,), n and Z at least 1",
         )
-    if y.dtype.kind not in "iu":
-        raise DataError("leep: labels are class numbers", got=f"dtype {y.dtype}", expected="an integer dtype")
+    y = _checked_labels(y)
     if theta.dtype.kind not in "fiu":
         raise DataError("leep: responses are softmax outputs", got=f"dtype {theta.dtype}", expected="a float dtype")
     theta = theta.astype(np.float64)
@@ -156,4 +204,4 @@ def _checked(responses: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, I
             expected=f"values >= 0 and rows that sum to 1 within {ROW_SUM_TOLERANCE}",
             hint="Pass softmax outputs, not logits",
         )
-    return theta, y.astype(np.int64)
+    return theta, y

@@ -62,12 +62,60 @@ def test_perfect_and_uninformative_sources():
     assert leep(np.eye(5)[labels], labels * 7 + 3) == pytest.approx(0, abs=1e-12), "label values do not matter"
 
 
-def test_many_models_are_each_leep():
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 4, 50)
-    models = [rng.dirichlet(np.ones(z), 50) for z in (2, 5, 5)]
-    assert leep_many(models, labels).tolist() == [leep(m, labels) for m in models]
-    assert leep_many(np.stack(models[1:]), labels).tolist() == [leep(m, labels) for m in models[1:]]
+@given(problems(), st.sampled_from([np.float64, np.float32, np.float16]), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_many_models_are_each_leep(problem, dtype, seed):
+    theta, labels = problem
+    rng = np.random.default_rng(seed)
+    models = [theta.astype(dtype), rng.dirichlet(np.ones(3), len(labels)).astype(dtype), theta[:, ::-1].astype(dtype)]
+    expected = [leep(m, labels) for m in models]
+    found = leep_many(models, labels)
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-14) and found.dtype == np.float64
+    assert ((-entropy(labels.tolist()) - 1e-12 <= found) & (found <= 0)).all()
+    assert leep_many(np.stack(models[::2]), labels).tolist() == found[::2].tolist(), "a list and an array agree"
+
+
+def test_many_reads_what_numpy_can_hold():
+    theta = np.array([[0.25, 0.75], [1.0, 0.0], [0.0, 1.0]])
+    labels = [3, -1, 3]
+    expected = [leep(theta, labels)] * 2
+    given_twice = np.stack([theta, theta])
+    frozen = given_twice.astype(np.float32)
+    frozen.flags.writeable = False
+    for same in (
+        given_twice, frozen, given_twice.astype(">f4"), np.asfortranarray(given_twice), given_twice.astype(np.float16),
+        given_twice.tolist(), [theta.astype(np.float16), theta.astype(np.float32)],
+        np.repeat(given_twice, 2, axis=2)[:, :, ::2], given_twice.astype(np.longdouble),
+    ):  # fmt: skip
+        assert leep_many(same, labels) == pytest.approx(expected, rel=1e-12)
+    whole = np.eye(3, dtype=int)[[0, 1, 1]]
+    assert leep_many([whole], labels) == pytest.approx([leep(whole, labels)])
+    assert leep_many([], labels).shape == (0,) and leep_many(np.empty((0, 3, 2)), labels).shape == (0,)
+
+
+def test_half_precision_keeps_its_special_numbers():
+    tiny = np.float16(6e-8)  # the smallest there is, a subnormal
+    theta = np.array([[tiny, 1.0], [-0.0, 1.0], [0.5, 0.5]], np.float16)
+    assert leep_many([theta], [0, 1, 1]) == pytest.approx([leep(theta, [0, 1, 1])], rel=1e-12)
+    for bad in (np.nan, np.inf, -tiny, -np.inf):
+        wrong = theta.copy()
+        wrong[2, 0] = bad
+        with pytest.raises(DataError, match="1 of 2 models"):
+            leep_many([theta, wrong], [0, 1, 1])
+
+
+def test_many_lists_the_models_that_cannot_be_scored():
+    good, labels = np.full((4, 2), 0.5), [0, 1, 0, 1]
+    nan = good.copy()
+    nan[1] = np.nan, 1.0
+    models = [good, nan, good * 3, good[:3], good, np.array([[2.0, -1.0]] * 4), np.empty((4, 0)), good.astype(str)]
+    with pytest.raises(DataError, match="6 of 8 models") as caught:
+        leep_many(models, labels)
+    assert [p.split(":")[0] for p in caught.value.problems] == [f"model {m}" for m in (1, 2, 3, 5, 6, 7)]
+    with pytest.raises(DataError, match="class numbers"):
+        leep_many([good], [0.0, 1.0, 0.0, 1.0])
+    with pytest.raises(DataError, match="class numbers"):
+        leep_many([good], [])
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=1, max_size=6))
