@@ -7,11 +7,14 @@ import zoo
 from mvp.bases import full_model
 from mvp.data import Data
 from mvp.populate import populate
-from mvp.score import combine, embed, prototypes, responses, score, score_pairs
+from mvp.score import combine, embed, embed_stored, prototypes, responses, score, score_pairs
 from mvp.subnetwork import build
+from mvp.task2vec import task2vec
 from tests import tiny
 from tests.tiny import registered  # noqa: F401
 from zoo.errors import BaseMismatchError, DataError, MissingScoresError, OptionError
+from zoo.hscore import hscore
+from zoo.logme import logme
 
 TASKS = [("dog", "cat", "horse"), ("lion", "tiger", "wolf"), ("fox", "bear", "dog"), ("goat", "sheep", "lion")]
 NEW = ("wolf", "fox", "goat")
@@ -53,10 +56,69 @@ def test_leep_rows_are_the_definition_on_the_training_images(z):
     assert z.nearest(data.task, k=1, by="leep").id[0] == max(rows, key=rows.get)[0]
 
 
-@pytest.mark.parametrize("by", ["leep", "prototype"])
+@torch.no_grad()
+def test_nce_logme_and_hscore_are_of_the_sub_networks_own_outputs_and_features(z):
+    data = tiny.task(*NEW)
+    y = data.train_labels.numpy()
+    assert score(z, data, by=["nce", "logme", "hscore", "leep"]) == 4 * len(TASKS)
+    for i in z.ids():
+        model, seen = build(z.get(i)), []
+        model.fc.register_forward_pre_hook(lambda m, args, seen=seen: seen.append(args[0].numpy()))
+        predicted = model(tiny.SPEC(data.train_images)).argmax(1).numpy()
+        key = (i, data.task.id)
+        joint = {(a, b): np.mean((y == a) & (predicted == b)) for a in range(3) for b in range(3)}
+        expected = sum(p * np.log(p / np.mean(predicted == b)) for (_, b), p in joint.items() if p)
+        assert stored(z, "nce")[key] == pytest.approx(expected, abs=1e-6)
+        assert stored(z, "logme")[key] == pytest.approx(logme(seen[0], y), abs=1e-5)
+        assert stored(z, "hscore")[key] == pytest.approx(hscore(seen[0], y), abs=1e-4)
+        assert stored(z)[key] == pytest.approx(naive_leep(z.get(i), data), abs=1e-5)
+    for by in ("nce", "logme", "hscore"):
+        rows = stored(z, by)
+        assert z.nearest(data.task, k=1, by=by).score[0] == max(rows.values()) and len(set(rows.values())) > 1
+
+
+def test_several_measures_share_the_passes(z, monkeypatch):
+    from importlib import import_module
+
+    runs = []
+    monkeypatch.setattr(import_module("mvp.score"), "build", lambda sub: runs.append(sub.id) or build(sub))
+    score(z, tiny.task(*NEW), by=("leep", "hscore", "leep", "prototype"))
+    assert sorted(runs) == sorted(z.ids()) and len(stored(z, "prototype")) == 1
+
+
+def test_task2vec_finds_neighbours_once_the_stored_tasks_are_embedded(z):
+    data = tiny.task(*NEW)
+    assert score(z, data, by="task2vec", images=9, seed=1) == 1
+    with pytest.raises(MissingScoresError, match="4 of 4 sub-networks have no embedding"):
+        z.nearest(data.task, by="task2vec", k=1)
+    assert embed_stored(z, tiny.data(), images=9, seed=1) == len(TASKS)
+    assert embed_stored(z, tiny.data(), images=9, seed=1) == 0
+    vectors = {i: task2vec(tiny.base(), tiny.task(*z.get(i).task.labels).sample(9, seed=1), seed=1).astype(float)
+               for i in z.ids()}  # fmt: skip
+    mine = task2vec(tiny.base(), data.sample(9, seed=1), seed=1).astype(float)
+
+    def similarity(a, b):
+        used = a + b > 0  # some filters of the tiny base never fire
+        x, y = (v[used] / (a + b)[used] for v in (a, b))
+        return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+
+    expected = {i: similarity(mine, v) for i, v in vectors.items()}
+    found = z.nearest(data.task, k=None, by="task2vec")
+    assert dict(zip(found.id, found.score)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_stored_tasks_are_embedded_where_they_lack_it(z):
+    assert embed_stored(z, tiny.data(), by="prototype") == 0, "populate did"
+    some = tiny.data().subset([label for label in tiny.LABELS if label != "lion"])
+    assert embed_stored(z, some, images=9) == 2
+    with pytest.raises(OptionError, match="prototype or task2vec"):
+        embed_stored(z, some, by="leep")
+
+
+@pytest.mark.parametrize("by", ["leep", "prototype", "hscore", "task2vec"])
 def test_a_second_call_writes_nothing(by, z):
     data = tiny.task(*NEW)
-    assert score(z, data, by=by) == (len(TASKS) if by == "leep" else 1)
+    assert score(z, data, by=by) == (len(TASKS) if by in ("leep", "hscore") else 1)
     version = z.version
     assert score(z, data, by=by) == 0
     assert z.version == version
@@ -173,10 +235,10 @@ def test_a_sample_of_images_is_balanced_and_seeded(z, monkeypatch):
 
 def test_wrong_use(z, tmp_path):
     data = tiny.task(*NEW)
-    for by in ("wup", "nonsense"):
-        with pytest.raises(OptionError, match="leep or prototype"):
+    for by in ("wup", "nonsense", [], ["leep", "wup"]):
+        with pytest.raises(OptionError, match="leep or nce or logme"):
             score(z, data, by=by)
-        with pytest.raises(OptionError, match="leep or prototype"):
+        with pytest.raises(OptionError, match="leep or nce or logme"):
             score(zoo.open(tmp_path / "empty"), data, by=by)
     with pytest.raises(OptionError, match="where"):
         score(z, data, where="no_such_column > 1")
