@@ -30,6 +30,22 @@ class Budget:
     limit: int
 
     @classmethod
+    def given(cls, base: Base, n_classes: int, limits: Mapping[str, int]) -> "Budget":
+        """A limit said outright: {"macs": n} or {"params": n}.
+
+        Raises:
+            OptionError: Not exactly one of the two, or n is not a whole number above 0.
+        """
+        if len(limits) == 1:
+            ((constraint, limit),) = limits.items()
+            whole = isinstance(limit, int | np.integer) and not isinstance(limit, bool)
+            if constraint in ("macs", "params") and whole and limit > 0:
+                return cls(base, n_classes, constraint, int(limit))
+        raise OptionError(
+            "no such budget", got=dict(limits), expected="{'macs': n} or {'params': n}, n a whole number above 0"
+        )
+
+    @classmethod
     def of(
         cls, base: Base, n_classes: int, *, keep: float, constraint: str = "macs", share: float | None = None
     ) -> "Budget":
@@ -73,35 +89,85 @@ class Budget:
             OptionError: Even the smallest sub-network allowed costs more.
         """
         sizes = {axis: len(values) for axis, values in scores.items()}
-        most = _most(sizes, floor, least)
-        smallest = self.cost({axis: n - most[axis] for axis, n in sizes.items()})
+        queue = self.order(scores, floor=floor, least=least)
+        start = {axis: n - sum(axis == a for a, _ in queue) for axis, n in sizes.items()}
+        widths, back = dict(start), list[tuple[str, int]]()
+        for axis, _ in reversed(queue):
+            widths[axis] += 1
+            back.append((axis, widths[axis]))
+        counts = self._greedy(start, back)
+        lost: dict[str, list[int]] = {axis: [] for axis in sizes}
+        for axis, i in queue:
+            if len(lost[axis]) < sizes[axis] - counts[axis]:
+                lost[axis].append(i)
+        return {axis: np.setdiff1d(np.arange(n), np.asarray(lost[axis], dtype=np.int64)) for axis, n in sizes.items()}
+
+    def widths(self, gains: Mapping[str, np.ndarray], allowed: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Widths within the budget, units taken in descending order of gain per cost, over all axes together.
+
+        A whole axis counts alike whatever its width: a unit's gain counts 1/n of it. Its cost is what the whole network
+        saves with one unit less on that axis (the product form of MACs makes costs depend on the other widths; the
+        whole network's are used throughout, so that the order does not depend on the budget). From one allowed width to
+        the next, the mean gain of the units between counts. Equal ratios alternate between axes, by the share of the
+        axis already taken. A step that does not fit ends its axis; the others go on.
+
+        Args:
+            gains: {axis: float (n,)}, descending; n is the width of the whole axis.
+            allowed: {axis: ascending widths to choose from}; the first is the least. Axes absent here stay whole.
+
+        Returns:
+            {axis: width}. No wider width of any one axis would meet the budget too.
+
+        Raises:
+            OptionError: Even the least widths cost more.
+        """
+        whole = {axis: len(values) for axis, values in gains.items()}
+        full = self.cost(whole)
+        steps = []
+        for place, (axis, widths) in enumerate(allowed.items()):
+            n = whole[axis]
+            price = n * max(full - self.cost(whole | {axis: n - 1}), 1)
+            sums = np.concatenate([[0.0], np.cumsum(gains[axis])])
+            ratio = np.diff(sums[widths]) / np.diff(widths) / price
+            # Rounding in the sums must not order equal gains, nor put a wider step before a narrower one.
+            ratio = np.minimum.accumulate(np.array([float(f"{r:.9e}") for r in ratio]))
+            steps += [(-r, w / n, place, axis, int(w)) for r, w in zip(ratio.tolist(), widths[1:], strict=True)]
+        ordered = [(axis, w) for *_, axis, w in sorted(steps)]
+        return self._greedy({axis: int(widths[0]) for axis, widths in allowed.items()}, ordered)
+
+    def _greedy(self, start: dict[str, int], steps: list[tuple[str, int]]) -> dict[str, int]:
+        """Takes steps (axis, its next width) in order while they fit; the first that does not ends its axis."""
+        smallest = self.cost(start)
         if smallest > self.limit:
             raise OptionError(
                 f"{self.base.name}: the budget of {self.limit:,} {self.constraint} cannot be met",
                 got=f"{smallest:,} with the fewest units allowed", hint="Keep more, or lower the floor of each axis.",
             )  # fmt: skip
-        queue = self.order(scores, floor=floor, least=least)
-        low, high = 0, len(queue)
-        while low < high:
-            middle = (low + high) // 2
-            if self.cost(_counts(sizes, queue[:middle])) <= self.limit:
-                high = middle
-            else:
-                low = middle + 1
-        gone, counts, full = set(queue[:low]), _counts(sizes, queue[:low]), set[str]()
-        for unit in reversed(queue[:low]):
-            axis = unit[0]
+        counts = dict(start)
+        while steps:
+            low, high = 0, len(steps)
+            while low < high:
+                middle = (low + high + 1) // 2
+                if self.cost(counts | dict(steps[:middle])) <= self.limit:
+                    low = middle
+                else:
+                    high = middle - 1
+            counts |= dict(steps[:low])
             # Costs only grow from here on: an axis that did not fit once never will.
-            if axis in full:
-                continue
-            wider = counts | {axis: counts[axis] + 1}
-            if self.cost(wider) <= self.limit:
-                gone.remove(unit)
-                counts = wider
+            full = steps[low][0] if low < len(steps) else None
+            steps = [step for step in steps[low + 1 :] if step[0] != full]
+        return counts
+
+    def equal(self) -> float:
+        """The largest keep ratio, in steps of 1/1024, whose equal widths meet the budget; 1/1024 when none does."""
+        low, high = 1, 1024
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.cost(keep_counts(self.base.plan, middle / 1024)) <= self.limit:
+                low = middle
             else:
-                full.add(axis)
-        lost = {axis: [i for name, i in gone if name == axis] for axis in sizes}
-        return {axis: np.setdiff1d(np.arange(n), np.asarray(lost[axis], dtype=np.int64)) for axis, n in sizes.items()}
+                high = middle - 1
+        return low / 1024
 
     @staticmethod
     def order(scores: Mapping[str, np.ndarray], *, floor: float = 0.0, least: int = 1) -> list[tuple[str, int]]:
@@ -120,8 +186,16 @@ def _most(sizes: Mapping[str, int], floor: float, least: int) -> dict[str, int]:
     return {axis: min(int(n * (1 - floor) + 1e-9), max(0, n - least)) for axis, n in sizes.items()}
 
 
-def _counts(sizes: Mapping[str, int], removed: list[tuple[str, int]]) -> dict[str, int]:
-    counts = dict(sizes)
-    for axis, _ in removed:
-        counts[axis] -= 1
-    return counts
+def ladder(n: int, multiple: int = 1) -> np.ndarray:
+    """The widths that an axis of n units may have: the multiples of `multiple` up to n, or all where n is less.
+
+    Returns:
+        int64, ascending, at least one, each in 1..n.
+    """
+    step = multiple if n >= multiple else 1
+    return np.arange(step, n + 1, step)
+
+
+def nearest_width(width: int, widths: np.ndarray) -> int:
+    """The one of some ascending widths that is nearest to `width`; the larger one of two equally near."""
+    return int(widths[::-1][np.abs(widths[::-1] - width).argmin()])

@@ -2,9 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mvp.budget import Budget
-from mvp.plan import prunable
+from mvp.budget import Budget, ladder, nearest_width
+from mvp.plan import keep_counts, prunable
 from mvp.subnetwork import cost
 from tests import tiny
 from tests.tiny import registered  # noqa: F401
@@ -120,3 +122,77 @@ def test_the_order_of_removal_is_what_filling_follows(floor):
     assert {a: k.tolist() for a, k in filled.items()} == {a: k.tolist() for a, k in sets.items()}
     equal = Budget.order({"a0": np.ones(3), "a1": np.ones(2)})
     assert equal == [("a1", 1), ("a0", 2), ("a0", 1)]
+
+
+# Widths --------------------------------------------------------------------------------------------------------------
+
+
+def plain_widths(base, gains, allowed, limit, constraint):
+    """One step after the other, the best ratio first; an axis whose step did not fit takes no more."""
+    whole = {a: len(g) for a, g in gains.items()}
+    full = cost_of(base, {a: range(n) for a, n in whole.items()}, constraint)
+    steps = []
+    for place, (axis, widths) in enumerate(allowed.items()):
+        less = cost_of(base, {a: range(n - (a == axis)) for a, n in whole.items()}, constraint)
+        for narrow, wide in itertools.pairwise(widths.tolist()):
+            value = gains[axis][narrow:wide].mean() / whole[axis]
+            steps.append((-round(value / (full - less), 15), wide / whole[axis], place, axis, wide))
+    counts, ended = {a: int(w[0]) for a, w in allowed.items()}, set()
+    for *_, axis, wide in sorted(steps):
+        wider = {a: range(wide if a == axis else n) for a, n in counts.items()}
+        if axis not in ended and cost_of(base, wider, constraint) <= limit:
+            counts[axis] = wide
+        else:
+            ended.add(axis)
+    return counts
+
+
+@pytest.mark.parametrize("constraint", ["macs", "params"])
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_widths_against_one_step_after_the_other(constraint, multiple, seed):
+    base, rng = tiny.base(), np.random.default_rng(seed)
+    gains = {axis: -np.sort(-rng.integers(0, 4, len(s)) / 3) for axis, s in scores_of(base, 0).items()}
+    allowed = {axis: ladder(len(g), multiple) for axis, g in gains.items()}
+    budget = Budget.of(base, 3, keep=0.6, constraint=constraint)
+    got = budget.widths(gains, allowed)
+    assert got == plain_widths(base, gains, allowed, budget.limit, constraint)
+    assert budget.cost(got) <= budget.limit
+    for axis, width in got.items():
+        wider = allowed[axis][allowed[axis] > width]
+        assert not len(wider) or budget.cost(got | {axis: int(wider[0])}) > budget.limit
+
+
+def test_widths_without_votes_grow_alike():
+    base = tiny.base()
+    gains = {axis: np.zeros(len(s)) for axis, s in scores_of(base, 0).items()}
+    got = Budget.of(base, 3, keep=0.5).widths(gains, {axis: ladder(len(g)) for axis, g in gains.items()})
+    assert abs(got["a0"] / 8 - got["a1"] / 12) <= 1 / 8
+
+
+@settings(deadline=None)
+@given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 100))
+def test_a_ladder_holds_the_multiples_or_everything(n, multiple, wanted):
+    rungs = ladder(n, multiple).tolist()
+    assert rungs == ([w for w in range(1, n + 1) if w % multiple == 0] or list(range(1, n + 1)))
+    nearest = nearest_width(wanted, np.array(rungs))
+    assert nearest == max(rungs, key=lambda w: (-abs(w - wanted), w))
+
+
+def test_the_equal_widths_within_a_budget():
+    base = tiny.base()
+    for keep in (0.25, 0.5, 1.0):
+        budget = Budget.of(base, 3, keep=keep)
+        found = budget.equal()
+        assert budget.cost(keep_counts(base.plan, found)) <= budget.limit
+        assert found == 1 or budget.cost(keep_counts(base.plan, found + 1 / 1024)) > budget.limit
+    assert Budget(base, 3, "macs", 1).equal() == 1 / 1024
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"macs": 5, "params": 5}, {"latency": 3}, {"macs": 0}, {"macs": 2.5}, {"params": True}]
+)
+def test_limits_said_wrongly(limits):
+    with pytest.raises(OptionError, match="'macs': n"):
+        Budget.given(tiny.base(), 3, limits)
+    assert Budget.given(tiny.base(), 3, {"params": np.int64(7)}) == Budget(tiny.base(), 3, "params", 7)
