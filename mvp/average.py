@@ -1,12 +1,14 @@
 """Averaging the voters' weights in the coordinates of the base (MVP, Algorithm 1, the inner loop)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from mvp.plan import Plan, kept_indices, prunable
-from zoo.errors import OptionError
+from mvp.plan import Plan, kept_indices, prunable, width
+from zoo.errors import OptionError, RecordError
 from zoo.records import Base, SubNetwork
 
 Average = Literal["present_mean", "zero_fill", "pretrained_fill"]
@@ -34,83 +36,138 @@ def average_weights(
 
     Raises:
         OptionError: An unknown `how`.
+        RecordError: A voter's tensors do not have the sizes that its channels say; all are listed.
     """
     if how not in ("present_mean", "zero_fill", "pretrained_fill"):
         raise OptionError(f"no average {how!r}", expected="present_mean, zero_fill or pretrained_fill")
+    from mvp.scatter import PRETRAINED, SKIP, ZERO, scatter_mean
+
     base = voters[0].base
-    weights: dict[str, np.ndarray] = {}
-    missing: dict[str, tuple[int, int]] = {}
-    places = _Places(base.plan, channels, [v.channels for v in voters])
-    for name, full in base.weights.items():
-        if name in base.plan["head"]:
-            continue
-        wanted, held = places.of(name, full.shape)
-        pretrained = full[np.ix_(*wanted)] if wanted else np.array(full)
-        if full.dtype.kind != "f":
-            weights[name] = pretrained
-            continue
-        # Only the dimension that a layer sums over is filled: a unit that a voter lacks stays absent.
-        filled = None if how == "present_mean" else base.plan["consumers"].get(name)
-        total, count = np.zeros(pretrained.shape), np.zeros(pretrained.shape, dtype=np.int64)
-        for voter, (to, source) in zip(voters, held, strict=True):
-            values, present = np.asarray(voter.weights[name])[np.ix_(*source)], np.ix_(*to)
-            if filled is not None:
-                own = np.zeros(pretrained.shape) if how == "zero_fill" else pretrained.astype(np.float64)
-                own[present] = values
-                present = np.ix_(*(np.arange(own.shape[d]) if d == filled else at for d, at in enumerate(to)))
-                values = own[present]
-            total[present] += values
-            count[present] += 1
-        mean = np.divide(total, count, out=pretrained.astype(np.float64), where=count > 0)
-        weights[name] = mean.astype(full.dtype)
-        missing[name] = (int((count == 0).sum()), count.size)
-    return weights, _fallback_shares(base, missing)
+    layout = _layout(base)
+    wanted = [np.asarray(kept_indices(base.plan, e, channels)) for e in layout.exprs]
+    widths = np.array([len(w) for w in wanted])
+    starts = np.concatenate([[0], np.cumsum(widths)])
+    maps = np.empty((len(voters), starts[-1]), np.int64)
+    own_widths = np.empty((len(voters), len(wanted)), np.int64)
+    for v, voter in enumerate(voters):
+        for e, expr in enumerate(layout.exprs):
+            own_widths[v, e] = width(base.plan, expr, voter.channels)
+            maps[v, starts[e] : starts[e + 1]] = _positions(base.plan, expr, wanted[e], voter.channels)
+    slim = {n: _cut(base.weights[n], layout.dims[n], wanted) for n in layout.floats}
+    bounds = np.concatenate([[0], np.cumsum([t.size for t in slim.values()])])
+    source, source_start = _gather(voters, layout, own_widths)
+    mean, missing = scatter_mean(
+        {"present_mean": SKIP, "zero_fill": ZERO, "pretrained_fill": PRETRAINED}[how],
+        layout.places, layout.first, layout.last, layout.runs, layout.filled, starts[:-1], widths, own_widths, maps,
+        source, source_start, np.concatenate([t.ravel() for t in slim.values()]), bounds,
+    )  # fmt: skip
+    means = {dtype: mean.astype(dtype) for dtype in {t.dtype for t in slim.values()}}
+    weights = {
+        name: means[t.dtype][start:end].reshape(t.shape)
+        for (name, t), start, end in zip(slim.items(), bounds.tolist(), bounds[1:].tolist())
+    }
+    for name in layout.others:
+        weights[name] = _cut(base.weights[name], layout.dims[name], wanted)
+    return weights, _fallback_shares(layout, missing, np.diff(bounds))
 
 
-class _Places:
-    """Where each dimension's wanted entries lie in every voter, computed once per expression."""
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """What a plan says about averaging, worked out once: which expression each dimension of each tensor has."""
 
-    def __init__(
-        self, plan: Plan, channels: Mapping[str, np.ndarray], voters: Sequence[Mapping[str, np.ndarray]]
-    ) -> None:
-        self.plan, self.channels, self.voters = plan, channels, voters
-        self.cache: dict[str, tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]] = {}
-
-    def of(
-        self, name: str, shape: tuple[int, ...]
-    ) -> tuple[list[np.ndarray], list[tuple[list[np.ndarray], list[np.ndarray]]]]:
-        """(wanted full indices of each dimension, for each voter (slim target positions, slim source positions))."""
-        dims = [self._dim(e) for e in self.plan["params"].get(name, shape)]
-        wanted = [w for w, _ in dims]
-        return wanted, [
-            ([held[v][0] for _, held in dims], [held[v][1] for _, held in dims]) for v in range(len(self.voters))
-        ]
-
-    def _dim(self, expr: Any) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-        key = repr(expr)
-        if key not in self.cache:
-            wanted = np.asarray(kept_indices(self.plan, expr, self.channels))
-            held = []
-            for own in self.voters:
-                kept = np.asarray(kept_indices(self.plan, expr, own))
-                # Kept indices of a cat or prod of axes stay sorted, so a search finds each one's position.
-                at = np.searchsorted(kept, wanted)
-                found = (at < len(kept)) & (kept[np.minimum(at, len(kept) - 1)] == wanted)
-                held.append((np.flatnonzero(found), at[found]))
-            self.cache[key] = (wanted, held)
-        return self.cache[key]
+    plan: Plan
+    floats: list[str]  # tensors that are averaged, in the order of the arrays below
+    others: list[str]  # counters and index tables: the base's
+    exprs: list[Any]
+    dims: dict[str, list[int]]  # indices into `exprs`, constant trailing dimensions left out
+    places: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    runs: np.ndarray
+    filled: np.ndarray
+    writers: dict[str, np.ndarray]  # {prunable axis: which of `floats` belong to the layers that write it}
 
 
-def _fallback_shares(base: Base, missing: Mapping[str, tuple[int, int]]) -> dict[str, float]:
-    def share(names: Sequence[str]) -> float:
-        entries = sum(missing[n][1] for n in names)
-        return sum(missing[n][0] for n in names) / entries if entries else 0.0
+_LAYOUTS: WeakKeyDictionary[Base, _Layout] = WeakKeyDictionary()
 
-    shares = {"vote/fallback_share": share(list(missing))}
+
+def _layout(base: Base) -> _Layout:
+    known = _LAYOUTS.get(base)
+    # Two records of a base are equal whatever their plans are.
+    if known is None or known.plan is not base.plan:
+        known = _LAYOUTS[base] = _make_layout(base)
+    return known
+
+
+def _make_layout(base: Base) -> _Layout:
+    body = {n: np.asarray(t) for n, t in base.weights.items() if n not in base.plan["head"]}
+    floats = [n for n, t in body.items() if t.dtype.kind == "f"]
+    exprs: dict[str, Any] = {}
+    dims, runs = {}, {}
+    for name, tensor in body.items():
+        own = list(base.plan["params"].get(name, tensor.shape))
+        runs[name] = 1
+        while own and isinstance(own[-1], int):
+            runs[name] *= own.pop()
+        keys = [(repr(e), e) for e in own or [1]]
+        exprs |= dict(keys)
+        dims[name] = [list(exprs).index(key) for key, _ in keys]
+    ends = np.cumsum([len(dims[n]) for n in floats], dtype=np.int64)
+    # Only the dimension that a layer sums over is filled: a unit that a voter lacks stays absent.
+    consumers = base.plan["consumers"]
+    writers = {}
     for axis in prunable(base.plan):
         layers = {w["layer"] for w in base.plan["axes"][axis]["writers"]}
-        shares[f"vote/fallback_share/{axis}"] = share([n for n in missing if n.rpartition(".")[0] in layers])
-    return shares
+        writers[axis] = np.array([i for i, n in enumerate(floats) if n.rpartition(".")[0] in layers], np.int64)
+    return _Layout(
+        base.plan, floats, [n for n in body if n not in set(floats)], list(exprs.values()), dims,
+        places=np.array([e for n in floats for e in dims[n]], np.int64),
+        first=ends - np.array([len(dims[n]) for n in floats], np.int64), last=ends,
+        runs=np.array([runs[n] for n in floats], np.int64),
+        filled=np.array([consumers.get(n, -1) for n in floats], np.int64), writers=writers,
+    )  # fmt: skip
+
+
+def _cut(full: np.ndarray, dims: Sequence[int], wanted: Sequence[np.ndarray]) -> np.ndarray:
+    """The entries of a base's tensor that the wanted channels select; a copy."""
+    array = np.asarray(full)
+    if array.ndim < len(dims):  # a scalar, whose only expression is the constant 1
+        return array.copy()
+    return array[np.ix_(*[wanted[e] for e in dims])]
+
+
+def _gather(voters: Sequence[SubNetwork], layout: _Layout, own_widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All voters' tensors end to end, and where each starts, int64 (voters, tensors).
+
+    Raises:
+        RecordError: Tensors that do not have the size that their channels say; all are listed.
+    """
+    entries = np.multiply.reduceat(own_widths[:, layout.places], layout.first, axis=1)
+    given = [np.asarray(v.weights[n]) for v in voters for n in layout.floats]
+    sizes = np.array([t.size for t in given]).reshape(len(voters), -1)
+    if problems := [
+        f"{voters[v].id[:12]}: {layout.floats[t]} has {sizes[v, t]} entries"
+        for v, t in np.argwhere(sizes != entries * layout.runs)
+    ]:
+        raise RecordError("weights that do not fit the channels of their sub-network", problems=problems)
+    return np.concatenate([t.ravel() for t in given]), (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)
+
+
+def _positions(plan: Plan, expr: Any, wanted: np.ndarray, own: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Where each wanted entry of a dimension lies in a voter that keeps `own`; int64, -1 where it does not."""
+    kept = kept_indices(plan, expr, own)
+    inverse = np.full(width(plan, expr), -1)
+    inverse[kept] = np.arange(len(kept))
+    return inverse[wanted]
+
+
+def _fallback_shares(layout: _Layout, missing: np.ndarray, sizes: np.ndarray) -> dict[str, float]:
+    def share(which: Any) -> float:
+        entries = int(sizes[which].sum())
+        return int(missing[which].sum()) / entries if entries else 0.0
+
+    shares = {"vote/fallback_share": share(slice(None))}
+    return shares | {f"vote/fallback_share/{axis}": share(which) for axis, which in layout.writers.items()}
 
 
 def overlay_rows(
@@ -132,14 +189,14 @@ def overlay_rows(
     Returns:
         A head in which the known entries are replaced.
     """
-    places = _Places(base.plan, channels, [own for _, _, own in sources])
     result = {}
     for name, start in head.items():
         total, count = np.zeros(start.shape), np.zeros(start.shape, dtype=np.int64)
         inputs = list(base.plan["params"].get(name, base.weights[name].shape))[1:]
-        for s, (weights, known, _) in enumerate(sources):
+        for weights, known, own in sources:
             rows = [(i, known.index(label)) for i, label in enumerate(labels) if label in known]
-            held = [places._dim(e)[1][s] for e in inputs]
+            at = [_positions(base.plan, e, np.asarray(kept_indices(base.plan, e, channels)), own) for e in inputs]
+            held = [(np.flatnonzero(p >= 0), p[p >= 0]) for p in at]
             for to, source in rows:
                 where = np.ix_(np.array([to]), *[h[0] for h in held])
                 total[where] += np.asarray(weights[name])[np.ix_(np.array([source]), *[h[1] for h in held])]

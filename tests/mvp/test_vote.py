@@ -1,6 +1,5 @@
 import dataclasses
-from collections import Counter
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,9 +9,11 @@ from mvp import import_subnetwork, vote, vote_from
 from mvp.data import Data
 from mvp.plan import keep_counts, prunable
 from mvp.subnetwork import build, cost, new_head
-from mvp.vote import count_votes, diagnostics, sample
+from mvp.vote import vote_nested
 from zoo.errors import BaseMismatchError, EmptyZooError, MissingScoresError, OptionError
 from zoo.records import Task
+
+pytestmark = pytest.mark.filterwarnings("ignore::mvp.trust.WeakVoteWarning")  # random channels agree by chance
 
 TASK = Task(labels=("apple", "pear", "truck"), dataset="tiny")
 TASKS = [("dog", "cat", "horse"), ("dog", "cat", "apple"), ("apple", "pear", "dog"), ("truck", "horse", "pear")]
@@ -23,81 +24,6 @@ def z(tiny_cnn, tiny_sub, tmp_path):
     z = zoo.open(tmp_path / "z.zoo")
     z.add_many([tiny_sub(tiny_cnn, labels, seed=i) for i, labels in enumerate(TASKS)])
     return z
-
-
-# Votes and Eq. 1 -----------------------------------------------------------------------------------------------------
-
-
-def test_votes_are_the_number_of_voters_that_keep_a_channel():
-    kept = [np.array([0, 2, 5]), None, np.array([2]), np.array([2, 3, 5])]
-    expected = [sum(1 for k in kept if k is None or channel in k.tolist()) for channel in range(7)]
-    assert count_votes(kept, 7).tolist() == expected == [2, 1, 4, 2, 1, 3, 1]
-    assert count_votes([None, None], 3).tolist() == [2, 2, 2]
-
-
-def chance_of_each_set(votes: list[int], n_keep: int, tau: float) -> dict[tuple[int, ...], float]:
-    """Successive draws without replacement, each with p(k) = exp(v_k / tau) over what is left, by enumeration."""
-    weight = [np.exp(v / tau) for v in votes]
-    chances: Counter[tuple[int, ...]] = Counter()
-    for order in permutations(range(len(votes)), n_keep):
-        chance, left = 1.0, sum(weight)
-        for k in order:
-            chance *= weight[k] / left
-            left -= weight[k]
-        chances[tuple(sorted(order))] += chance
-    return dict(chances)
-
-
-@pytest.mark.parametrize(("votes", "tau"), [([0, 1, 2, 2, 3], 1.0), ([0, 1, 1, 2, 0], 0.5), ([3, 3, 0, 0, 1], 2.0)])
-def test_draws_follow_equation_1_exactly(votes, tau):
-    expected = chance_of_each_set(votes, 2, tau)
-    assert sum(expected.values()) == pytest.approx(1)
-    rng, n = np.random.default_rng(0), 20_000
-    drawn = Counter(tuple(sample(np.array(votes), 2, tau=tau, rng=rng).tolist()) for _ in range(n))
-    assert set(drawn) <= set(expected)
-    chi_square = sum((drawn[s] - n * p) ** 2 / (n * p) for s, p in expected.items())
-    # 10 sets, 9 degrees of freedom: 27.9 is exceeded with chance 0.001.
-    assert chi_square < 27.9
-    # The bound is tight enough to tell a temperature a quarter higher.
-    other = chance_of_each_set(votes, 2, tau * 1.25)
-    assert sum((drawn[s] - n * p) ** 2 / (n * p) for s, p in other.items()) > 27.9
-
-
-def test_tau_0_keeps_the_most_votes_and_draws_ties_by_the_seed():
-    votes = np.array([3, 1, 1, 1, 2, 0, 1, 0])
-    tied = Counter()
-    for seed in range(600):
-        kept = sample(votes, 4, tau=0, rng=np.random.default_rng(seed))
-        assert kept.dtype == np.int32 and (np.diff(kept) > 0).all() and {0, 4} < set(kept.tolist())
-        assert (kept == sample(votes, 4, tau=0, rng=np.random.default_rng(seed))).all()
-        tied[tuple(sorted(set(kept.tolist()) - {0, 4}))] += 1
-    assert set(tied) == set(combinations([1, 2, 3, 6], 2))
-    assert all(60 < count < 140 for count in tied.values())  # 100 expected, standard deviation 9
-
-
-@pytest.mark.parametrize("tau", [1e-300, 1e-17, 1e-6, 0.02])
-def test_a_tiny_tau_breaks_ties_as_tau_0_does(tau):
-    votes = np.array([1, 0, 1, 2, 1, 0, 1, 1])
-    for seed in range(20):
-        kept, limit = (sample(votes, 3, tau=t, rng=np.random.default_rng(seed)) for t in (tau, 0))
-        assert kept.tolist() == limit.tolist()
-
-
-def test_at_tau_a_tenth_and_three_voters_no_channel_without_a_vote_is_drawn():
-    rng = np.random.default_rng(0)
-    masks = [np.sort(rng.choice(512, 51, replace=False)) for _ in range(3)]
-    votes = count_votes(masks, 512)
-    assert (votes > 0).sum() > 51
-
-    def zero_share(tau: float) -> float:
-        return float(np.mean([(votes[sample(votes, 51, tau=tau, rng=rng)] == 0).mean() for _ in range(100)]))
-
-    assert zero_share(0.1) < 0.002  # about 374 exp(-10) / 138 are expected
-    assert 0.35 < zero_share(1.0) < 0.65
-
-
-def test_every_channel_is_kept_when_all_are_asked_for():
-    assert sample(np.array([0, 3, 1]), 3, tau=0.1, rng=np.random.default_rng(0)).tolist() == [0, 1, 2]
 
 
 # vote_from -----------------------------------------------------------------------------------------------------------
@@ -153,28 +79,14 @@ def test_channels_that_most_voters_keep_win(tiny_cnn, tiny_sub):
     assert sub.channels["a0"].shape == (3,)  # whole in every voter, so all channels tie
 
 
-def test_diagnostics_by_hand(tiny_cnn, tiny_sub):
-    a = tiny_sub(tiny_cnn, channels={"a0": [0, 1, 2], "a1": range(10)})
-    b = tiny_sub(tiny_cnn, channels={"a0": [1, 2, 3]}, seed=1)
-    votes = {"a0": np.array([1, 2, 2, 1, 0, 0, 0, 0]), "a1": np.full(10, 2)}
-    got = diagnostics(votes, {"a0": np.array([1, 2, 4, 5]), "a1": np.arange(3)}, [a, b])
-    entropy = -(2 * (2 / 6) * np.log(2 / 6) + 2 * (1 / 6) * np.log(1 / 6)) / np.log(8)
-    assert got["vote/entropy/a0"] == pytest.approx(entropy) and got["vote/entropy/a1"] == pytest.approx(1)
-    assert got["vote/zero_share/a0"] == 0.5 and got["vote/zero_share/a1"] == 0
-    assert got["vote/agreement/a0"] == pytest.approx(2 / 4) and got["vote/agreement/a1"] == 1
-    for name in ("entropy", "zero_share", "agreement"):
-        assert got[f"vote/{name}"] == pytest.approx((got[f"vote/{name}/a0"] + got[f"vote/{name}/a1"]) / 2)
-    three = [tiny_sub(tiny_cnn, channels={"a0": k}, seed=i) for i, k in enumerate(([0, 1], [0, 1], [2]))]
-    got = diagnostics({"a0": np.array([2, 2, 1, 0, 0, 0, 0, 0])}, {"a0": np.array([0])}, three)
-    assert got["vote/agreement"] == pytest.approx(1 / 3)
-
-
 def test_a_vote_carries_the_diagnostics_of_every_prunable_axis(tiny_vit, tiny_sub):
     sub = vote_from([tiny_sub(tiny_vit, seed=i) for i in range(3)], TASK)
     names = {"entropy", "zero_share", "agreement", "fallback_share"}
     axes = prunable(tiny_vit.plan)
     assert len(axes) == 4  # heads and nodes of two blocks; the embedding stays whole
-    assert set(sub.metrics) == {f"vote/{n}" for n in names} | {f"vote/{n}/{a}" for n in names for a in axes}
+    assert set(sub.metrics) == {f"vote/{n}" for n in names} | {f"vote/{n}/{a}" for n in names for a in axes} | {
+        "vote/random_floor"
+    }
     assert set(sub.channels) == set(axes) and build(sub).blocks[0].attn.num_heads == 2
 
 
@@ -323,3 +235,181 @@ def test_nobody_votes_twice(tiny_cnn, tiny_sub):
     voter, other = tiny_sub(tiny_cnn), tiny_sub(tiny_cnn, seed=1)
     with pytest.raises(OptionError, match=f"{voter.id[:12]} more than once"):
         vote_from([voter, other, voter], TASK)
+
+
+# Other ballots and sizes ---------------------------------------------------------------------------------------------
+
+
+def widths(sub):
+    return {axis: len(kept) for axis, kept in sub.channels.items()}
+
+
+def keepers(voters, axis):
+    """{channel: how many voters keep it}"""
+    n = voters[0].base.plan["axes"][axis]["n"]
+    return {c: sum(c in v.channels.get(axis, range(n)) for v in voters) for c in range(n)}
+
+
+@pytest.fixture
+def voters(tiny_cnn, tiny_sub):
+    return [tiny_sub(tiny_cnn, keep=0.5, seed=i, metrics={"accuracy": 0.4 + i / 5}) for i in range(3)]
+
+
+def test_k_of_n_and_intersection_are_as_wide_as_they_come_out(voters):
+    for ballot, quorum, needed in (("k_of_n", 1, 1), ("k_of_n", None, 2), ("k_of_n", 3, 3), ("intersection", None, 3)):
+        sub = vote_from(voters, TASK, ballot=ballot, quorum=quorum)
+        for axis, kept in sub.channels.items():
+            votes = keepers(voters, axis)
+            passed = [c for c in votes if votes[c] >= needed]
+            assert kept.tolist() == passed if passed else len(kept) == 1
+        assert sub.options["ballot"] == ballot and sub.options.get("quorum") == quorum
+        units = sum(info["n"] for a, info in voters[0].base.plan["axes"].items() if a in sub.channels)
+        assert sub.keep == pytest.approx(sum(widths(sub).values()) / units)
+        build(sub)
+
+
+def test_a_keep_ratio_is_the_most_that_a_quorum_gives(voters):
+    free, capped = (vote_from(voters, TASK, ballot="k_of_n", quorum=2, keep=keep) for keep in (None, 0.25))
+    most = keep_counts(voters[0].base.plan, 0.25)
+    for axis, kept in capped.channels.items():
+        assert len(kept) == min(most[axis], len(free.channels[axis])) and set(kept) <= set(free.channels[axis])
+        votes = keepers(voters, axis)
+        left = set(free.channels[axis].tolist()) - set(kept.tolist())
+        assert min(votes[c] for c in kept.tolist()) >= max((votes[c] for c in left), default=0)
+    assert capped.keep == 0.25
+
+
+def test_deterministic_votes_do_not_depend_on_the_seed(voters):
+    one, other = (vote_from(voters, TASK, ballot="deterministic", seed=seed) for seed in (0, 1))
+    assert all((one.channels[a] == other.channels[a]).all() for a in one.channels)
+    assert widths(one) == keep_counts(voters[0].base.plan, 0.5)
+
+
+def test_the_votes_of_better_voters_count_more(voters):
+    near = vote_from(voters, TASK, ballot="deterministic", weights="similarity", similarities=[-9.0, -0.1, -9.0])
+    assert all((near.channels[a] == voters[1].channels[a]).all() for a in near.channels)
+    assert near.options["weights"] == "similarity"
+    assert (near.metrics["vote/score_best"], near.metrics["vote/score_margin"]) == (-0.1, 8.9)
+    good = vote_from(voters, TASK, ballot="deterministic", weights="accuracy")
+    for axis, kept in good.channels.items():  # two voters outweigh the best one; alone, the best one's channels lead
+        votes = keepers(voters, axis)
+        best = set(voters[2].channels[axis].tolist())
+        ones = {c for c, n in votes.items() if n == 1}
+        assert not (ones & set(kept.tolist())) - best or ones & best <= set(kept.tolist())
+
+
+@pytest.mark.parametrize("constraint", ["macs", "params"])
+@pytest.mark.parametrize("ballot", ["softmax", "deterministic", "k_of_n"])
+def test_a_budget_is_met_and_wider_axes_would_not_fit(voters, tiny_cnn, tiny_sub, constraint, ballot):
+    wide = tiny_sub(tiny_cnn, keep=0.9, seed=7)  # voters of other widths are welcome
+    everyone = [*voters, wide]
+    whole = dict(zip(("params", "macs"), cost(tiny_cnn, {}, 3)))
+    limit = whole[constraint] // 4
+    sub = vote_from(everyone, TASK, ballot=ballot, budget={constraint: limit})
+    assert getattr(sub, constraint) <= limit and sub.options["budget"] == {constraint: limit}
+    for axis, kept in sub.channels.items():
+        votes = keepers(everyone, axis)
+        most = sum(n >= 3 for n in votes.values()) if ballot == "k_of_n" else len(votes)
+        if len(kept) < most:
+            wider = {**sub.channels, axis: np.arange(len(kept) + 1)}
+            assert dict(zip(("params", "macs"), cost(tiny_cnn, wider, 3)))[constraint] > limit
+        assert len(kept) <= max(most, 1)
+    assert 0 < sub.keep < 1 and build(sub)
+
+
+def test_a_budgets_widths_follow_the_votes(tiny_cnn, tiny_sub):
+    # All voters keep a1 whole and little of a3, so a1 stays wider than a3, which costs about as much.
+    voters = [tiny_sub(tiny_cnn, channels={"a1": range(10), "a3": [0, 1]}, keep=0.5, seed=i) for i in range(2)]
+    limit = cost(tiny_cnn, {}, 3)[1] // 2
+    sub = vote_from(voters, TASK, budget={"macs": limit}, ballot="deterministic")
+    assert len(sub.channels["a1"]) / 10 > len(sub.channels["a3"]) / 9
+
+
+def test_compensation_widens_an_axis_by_its_name_or_its_layers(voters, tiny_cnn):
+    budget = {"macs": cost(tiny_cnn, {}, 3)[1] // 4}
+
+    def width(compensation, axis):
+        return widths(vote_from(voters, TASK, budget=budget, compensation=compensation))[axis]
+
+    for axis, layer in (("a1", "conv1"), ("a3", "conv3")):
+        more, less = ([width({name: beta}, axis) for name in (axis, layer)] for beta in (5.0, -5.0))
+        assert more[0] == more[1] >= width(None, axis) >= less[0] == less[1] and more[0] > less[0]
+    # Layers that share an axis add up (LcP): stem and conv2 write a0.
+    assert vote_from(voters, TASK, budget=budget, compensation={"stem": 2.0, "conv2": -2.0}).channels[
+        "a0"
+    ].tolist() == (vote_from(voters, TASK, budget=budget).channels["a0"].tolist())
+    assert vote_from(voters, TASK, budget=budget, compensation={"a1": 5.0}).options["compensation"] == {"a1": 5.0}
+
+
+@pytest.mark.parametrize("ballot", ["softmax", "deterministic", "k_of_n", "intersection"])
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_nested_sizes_are_subsets_within_their_budgets(voters, tiny_cnn, ballot, multiple):
+    whole = cost(tiny_cnn, {}, 3)[1]
+    limits = [whole // 4, whole // 2, whole // 8 * 3, whole]
+    subs = vote_nested(voters, TASK, [{"macs": n} for n in limits], ballot=ballot, tau=1.0, multiple=multiple)
+    assert all(sub.macs <= n for sub, n in zip(subs, limits))
+    for small, large in ((0, 2), (2, 1), (1, 3)):
+        assert all(set(subs[small].channels[a]) <= set(subs[large].channels[a]) for a in subs[small].channels)
+    largest = vote_from(voters, TASK, budget={"macs": whole}, ballot=ballot, tau=1.0, multiple=multiple)
+    assert subs[3] == largest
+    weights, kept = (subs[0].weights["bn1.weight"], subs[0].channels["a1"]), largest.channels["a1"]
+    assert np.array_equal(weights[0], largest.weights["bn1.weight"][np.searchsorted(kept, weights[1])])
+
+
+def test_widths_are_multiples_where_the_axis_is_wide_enough(voters, tiny_vit, tiny_sub):
+    sub = vote_from(voters, TASK, multiple=4)
+    # keep_counts: 4 of 8, 5 of 10, 6 of 12, 4 of 9; halfway goes up
+    assert widths(sub) == {"a0": 4, "a1": 4, "a2": 8, "a3": 4} and sub.options["multiple"] == 4
+    assert widths(vote_from(voters, TASK, keep=1.0, multiple=4)) == {"a0": 8, "a1": 8, "a2": 12, "a3": 8}
+    # 10 is more than two axes have: these stay as they are.
+    assert widths(vote_from(voters, TASK, multiple=10)) == {"a0": 4, "a1": 10, "a2": 10, "a3": 4}
+    assert min(widths(vote_from(voters, TASK, ballot="intersection", multiple=4)).values()) == 4
+    vits = [tiny_sub(tiny_vit, keep=0.3, seed=i) for i in range(3)]
+    for axis, n in widths(vote_from(vits, TASK, multiple=4)).items():
+        kind = tiny_vit.plan["axes"][axis]["kind"]
+        assert n % 4 == 0 if kind != "head" else n == keep_counts(tiny_vit.plan, 0.3)[axis]
+
+
+def test_wrong_sizes_and_weights_are_listed(voters):
+    with pytest.raises(OptionError) as caught:
+        vote_from(voters, TASK, keep=0.5, budget={"macs": 10**6}, multiple=0, compensation={"x": 1.0, "a0": np.nan})
+    assert len(caught.value.problems) == 4
+    with pytest.raises(OptionError, match="without a budget"):
+        vote_from(voters, TASK, compensation={"a0": 1.0})
+    with pytest.raises(OptionError, match="cannot be met"):
+        vote_from(voters, TASK, budget={"macs": 10})
+    for options in ({"weights": "size"}, {"weights": "similarity"}, {"similarities": [0.5]}):
+        with pytest.raises(OptionError):
+            vote_from(voters, TASK, **options)
+    unmeasured = dataclasses.replace(voters[0], metrics={}, seed=9)
+    with pytest.raises(OptionError, match=unmeasured.id[:12]):
+        vote_from([*voters, unmeasured], TASK, weights="accuracy")
+    for budgets in ([], [{"macs": 10**6}, {"params": 10**6}]):
+        with pytest.raises(OptionError, match="all of macs or all of params"):
+            vote_nested(voters, TASK, budgets)
+
+
+def test_a_zoo_weighs_by_its_own_similarities(z):
+    sub = vote(z, TASK, k=3, weights="similarity", budget={"params": 2000}, ballot="deterministic")
+    found = z.nearest(TASK, k=3)
+    assert sub.metrics["vote/score_best"] == found.score[0]
+    assert sub.metrics["vote/score_margin"] == pytest.approx(found.score[0] - found.score[2])
+    same = vote_from(
+        [z.get(i) for i in found.id], TASK, weights="similarity", similarities=found.score, budget={"params": 2000},
+        ballot="deterministic", options={"by": "wup", "k": 3, "group": None},
+    )  # fmt: skip
+    assert sub == same and sub.params <= 2000 and z.get(z.add(sub)) == sub
+
+
+@pytest.mark.filterwarnings("default::mvp.trust.WeakVoteWarning")
+def test_votes_at_chance_warn_or_abstain(tiny_cnn, tiny_sub):
+    from mvp.trust import WeakVoteWarning
+
+    apart = [tiny_sub(tiny_cnn, channels={"a0": [i], "a1": [2 * i]}, keep=0.1, seed=i) for i in range(3)]
+    with pytest.warns(WeakVoteWarning, match="no more than random"):
+        vote_from(apart, TASK)
+    with pytest.raises(OptionError, match="no more than random"):
+        vote_from(apart, TASK, abstain=True)
+    alike = [tiny_sub(tiny_cnn, channels={"a0": [1], "a1": [4]}, keep=0.1, seed=i) for i in range(3)]
+    assert vote_from(alike, TASK, abstain=True) == vote_from(alike, TASK)
+    assert vote_from(apart[:1], TASK, abstain=True).channels  # one voter agrees with nobody and contradicts nobody
