@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from zoo.arrays import ragged
 from zoo.errors import CorruptionError, RecordError
 from zoo.records import FORMAT, Base, Score, SubNetwork, Task, Tensors
 
@@ -220,34 +221,12 @@ def _rows(name: str, table: pa.Table) -> list[dict[str, Any]]:
         if column == "created_at":
             columns[column] = data.cast(pa.int64()).to_pylist()
         elif column in _ARRAYS:
-            columns[column] = _ragged(data, _ARRAYS[column])
+            columns[column] = ragged(data, _ARRAYS[column])
         elif column == "vector":
             columns[column] = [None if v is None else np.asarray(v, dtype="<f4") for v in data.to_pylist()]
         else:
             columns[column] = data.to_pylist()
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
-
-
-def _ragged(column: pa.ChunkedArray, dtype: str) -> list[list[tuple[str, np.ndarray]] | None]:
-    """A map<string, list<number>> column as one list of (key, array) a row, without a Python object a number."""
-    out: list[list[tuple[str, np.ndarray]] | None] = []
-    for chunk in column.chunks:
-        keys, items = chunk.keys.to_pylist(), chunk.items
-        if chunk.null_count or items.null_count or items.values.null_count:
-            # We never write one; what has one fails its check.
-            out += [None] * len(chunk)
-            continue
-        starts, inner = _numbers(chunk.offsets, "<i4"), _numbers(items.offsets, "<i4")
-        values = _numbers(items.values, dtype)
-        for i in range(len(chunk)):
-            out.append([(keys[j], values[inner[j] : inner[j + 1]]) for j in range(starts[i], starts[i + 1])])
-    return out
-
-
-def _numbers(array: pa.Array, dtype: str) -> np.ndarray:
-    """An Arrow array without nulls as numpy, from its buffer: `to_numpy` would import pandas."""
-    buffer = array.buffers()[1]
-    return np.frombuffer(buffer or b"", dtype=dtype)[array.offset : array.offset + len(array)]
 
 
 def task_of(row: Mapping[str, Any], *, seed: str = "seed") -> Task:

@@ -173,7 +173,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.id is None:
         return _show_zoo(z, as_json=arguments.json)
     snapshot = z.snapshot()
-    row = snapshot.subnetworks.slice(snapshot.rows[snapshot.find(arguments.id)], 1).to_pylist()[0]
+    row = snapshot.row(snapshot.find(arguments.id))
     for name in ("channels", "metrics", "embeddings", "kept_tokens", "checksums"):
         row[name] = dict(row[name])
     if arguments.json:

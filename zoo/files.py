@@ -99,6 +99,14 @@ class Files:
         with self._fs.open_input_stream(self.path(name)) as stream:
             return stream.read()
 
+    def open(self, name: str) -> Any:
+        """A file for reading in places, to be used as a context manager.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        return self._fs.open_input_file(self.path(name))
+
     def put(self, name: str, data: bytes) -> None:
         """Write a file so that it is there whole and for good, or not at all.
 

@@ -101,9 +101,9 @@ def nearest(
     if len(query.which) < (k or 1):
         raise filters.empty(k or 1)
     wanted = k or len(query.which)
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], rows.ids[query.which[i]]))
+    order = _ranked(scores, rows.id_rank[query.which], wanted if sample is None else len(scores))
     if sample is not None:
-        order = [order[i] for i in np.sort(np.random.default_rng(sample).permutation(len(order))[:wanted])]
+        order = order[np.sort(np.random.default_rng(sample).permutation(len(order))[:wanted])]
     shared = rows.shared(target)
     found = [_neighbour(rows, int(query.which[i]), float(scores[i]), shared) for i in order[:wanted]]
     return Neighbours(found, measure.name, target.labels, unmapped, filters.removed)
@@ -194,10 +194,10 @@ def _chosen(
     embedding: npt.ArrayLike | None = None,
 ) -> Query:
     if base is not None:
-        filters.apply(f"base={base!r}", np.asarray(rows.base_ids == find_base(rows.snapshot, base), bool))
+        filters.apply(f"base={base!r}", rows.where("base_id", (find_base(rows.snapshot, base),)))
     if producer is not None:
         names = [producer] if isinstance(producer, str) else sorted(producer)
-        filters.apply(f"producer={', '.join(names)}", np.isin(rows.producer, names))
+        filters.apply(f"producer={', '.join(names)}", rows.where("producer", names))
     if allowed is not None:
         inside = set(allowed)
         filters.apply("where", np.array([id in inside for id in rows.ids], bool))
@@ -233,14 +233,24 @@ def excluded(rows: Rows, target: Target, exclude: Exclude) -> Bools:
 
 def _best_of_each_task(rows: Rows, left: Bools, limit: int) -> Bools:
     """The `limit` most accurate of the rows left with the same classes, ties by id; unmeasured ones come last."""
-    accuracy = np.nan_to_num(rows.accuracy, nan=-np.inf)
-    taken: dict[tuple[str | None, frozenset[str]], int] = {}
+    best = rows.best_first[left[rows.best_first]]
+    sets = rows.class_sets[best]
+    by_set = np.argsort(sets, kind="stable")
+    starts = np.flatnonzero(np.diff(sets[by_set], prepend=-1))
+    place = np.arange(len(best)) - np.repeat(starts, np.diff(starts, append=len(best)))
     mask = np.zeros(len(rows), bool)
-    for i in sorted(np.flatnonzero(left).tolist(), key=lambda i: (-accuracy[i], rows.ids[i])):
-        classes = (rows.datasets[i], frozenset(rows.labels[i]))
-        taken[classes] = taken.get(classes, 0) + 1
-        mask[i] = taken[classes] <= limit
+    mask[best[by_set[place < limit]]] = True
     return mask
+
+
+def _ranked(scores: npt.NDArray[np.float64], ids: Ints, wanted: int) -> Ints:
+    """Positions of the largest scores, best first, ties by the rank of the id."""
+    if wanted < len(scores):
+        # Everything that ties with the last one wanted stays in until ids decide.
+        near = np.flatnonzero(scores >= np.partition(scores, len(scores) - wanted)[len(scores) - wanted])
+    else:
+        near = np.arange(len(scores))
+    return near[np.lexsort((ids[near], -scores[near]))][:wanted]
 
 
 def _neighbour(rows: Rows, i: int, score: float, shared: Ints) -> Neighbour:

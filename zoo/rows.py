@@ -3,22 +3,23 @@
 A snapshot is anything with pyarrow tables `bases`, `tasks`, `subnetworks` and `scores`; nothing here touches a store.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from zoo.arrays import Codes, TextLists, codes, indices, numbers
 from zoo.channels import Packed, channel_keys, pack_column, plan_of
+from zoo.columns import Columns
 from zoo.errors import NotFoundError, OptionError
 from zoo.records import SubNetwork, Task
-from zoo.snapshot import MIN_PREFIX
+from zoo.snapshot import KEPT, MIN_PREFIX
 from zoo.taskwup import TaskTable
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -27,14 +28,21 @@ Bools = npt.NDArray[np.bool_]
 HAS_CHANNELS = ("structured", "mixed")  # kinds of sub-networks that have channel sets
 
 
+_READ = (
+    "id", "base_id", "task_id", "dataset", "labels", "synsets", "kind", "mode", "producer", "keep", "accuracy",
+    "generation",
+)  # fmt: skip
+_NAMES = ("base_id", "dataset", "kind", "mode", "producer")
+
+
 class Snapshot(Protocol):
     """One pinned state of a zoo: what `zoo.store` hands out, and all that query and study need."""
 
     token: str
-    bases: "pa.Table"
-    tasks: "pa.Table"
-    subnetworks: "pa.Table"
-    scores: "pa.Table"
+    bases: pa.Table
+    tasks: pa.Table
+    subnetworks: Columns | pa.Table
+    scores: pa.Table
 
 
 @dataclass(frozen=True)
@@ -57,40 +65,80 @@ class Target:
 
 
 class Rows:
-    """Columns of `snapshot.subnetworks`, row by row in the snapshot's order."""
+    """Columns of `snapshot.subnetworks`, row by row in the snapshot's order.
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        table = snapshot.subnetworks
+    Args:
+        snapshot: One state of a zoo.
+        before: The rows of an older state which are the first of this one's: only the others are read.
+    """
+
+    def __init__(self, snapshot: Snapshot, before: "Rows | None" = None) -> None:
+        table, start = snapshot.subnetworks, len(before) if before else 0
         self.snapshot = snapshot
-
-        def column(name: str) -> list[Any]:
-            return table[name].to_pylist()
-
-        self.ids: list[str] = column("id")
-        self.base_ids = np.array(column("base_id"), dtype=object)
-        self.task_ids: list[str] = column("task_id")
-        self.datasets: list[str | None] = column("dataset")
-        self.labels = [tuple(labels) for labels in column("labels")]
-        self.synsets = [
-            tuple(given) if given else (None,) * len(labels) for given, labels in zip(column("synsets"), self.labels)
-        ]
-        self.producer = np.array(column("producer"), dtype=object)
-        self.kind = np.array(column("kind"), dtype=object)
-        self.mode = np.array(column("mode"), dtype=object)
-        self.keep = np.array(column("keep"), dtype=np.float64)
-        self.accuracy = np.array([np.nan if a is None else a for a in column("accuracy")], dtype=np.float64)
-        self.generation = np.array(column("generation"), dtype=np.int64)
+        if start:
+            new = table.slice(start).select(_READ) if isinstance(table, pa.Table) else table.select(_READ, start)
+        else:
+            new = table.select(_READ)
+        self.ids: list[str] = [*(before.ids if before else ()), *new["id"].to_pylist()]
+        self.task_ids: list[str] = [*(before.task_ids if before else ()), *new["task_id"].to_pylist()]
+        self.labels = TextLists(new["labels"], before.labels if before else None)
+        self.given_synsets = TextLists(new["synsets"], before.given_synsets if before else None)
+        self._codes: dict[str, tuple[Codes, list[Any]]] = {}
+        for name in _NAMES:
+            mine, names = codes(new[name], before._codes[name][1] if before else ())
+            self._codes[name] = (np.concatenate([before._codes[name][0], mine]) if before else mine, names)
+        self.keep = _joined(before and before.keep, numbers(new["keep"], "<f8"))
+        self.accuracy = _joined(before and before.accuracy, numbers(new["accuracy"], "<f8"))
+        self.generation = _joined(before and before.generation, numbers(new["generation"], "<i4").astype(np.int64))
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Rows":
         """The rows of a snapshot, read once and kept with it: a handle keeps its snapshot until the zoo changes."""
         kept = vars(snapshot)
-        if "_query_rows" not in kept:
-            kept["_query_rows"] = cls(snapshot)
-        return kept["_query_rows"]
+        if KEPT not in kept:
+            before = kept.get("before")
+            kept[KEPT] = cls(snapshot, None if before is None else cls.of(before))
+            if before is not None:
+                # What is left of the older state may go.
+                kept["before"] = None
+        return kept[KEPT]
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def _column(self, name: str) -> npt.NDArray[Any]:
+        own, names = self._codes[name]
+        return np.array([*names, None], dtype=object)[own]
+
+    @cached_property
+    def base_ids(self) -> npt.NDArray[Any]:
+        """Base of each row, object (N,)."""
+        return self._column("base_id")
+
+    @cached_property
+    def producer(self) -> npt.NDArray[Any]:
+        """Producer of each row, object (N,)."""
+        return self._column("producer")
+
+    @cached_property
+    def kind(self) -> npt.NDArray[Any]:
+        """Kind of each row, object (N,)."""
+        return self._column("kind")
+
+    @cached_property
+    def mode(self) -> npt.NDArray[Any]:
+        """Mode of each row, object (N,)."""
+        return self._column("mode")
+
+    @cached_property
+    def datasets(self) -> npt.NDArray[Any]:
+        """Data set of each row or None, object (N,)."""
+        return self._column("dataset")
+
+    def where(self, name: str, wanted: Collection[Any]) -> Bools:
+        """Rows whose "base_id", "producer", "kind", "mode" or "dataset" is one of these, bool (N,)."""
+        own, names = self._codes[name]
+        return np.array([value in wanted for value in names] or [False], bool)[own]
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -98,21 +146,63 @@ class Rows:
         return {id: i for i, id in enumerate(self.ids)}
 
     @cached_property
+    def id_rank(self) -> Ints:
+        """The place of each row among the ids in alphabetical order, int64 (N,)."""
+        rank = np.empty(len(self), np.int64)
+        order = pc.sort_indices(pa.array(self.ids, pa.string()))
+        rank[numbers(order, "<u8").astype(np.int64)] = np.arange(len(self))
+        return rank
+
+    @cached_property
+    def best_first(self) -> Ints:
+        """Rows by accuracy, best first, unmeasured ones last, ties by id, int64 (N,)."""
+        return np.lexsort((self.id_rank, -np.nan_to_num(self.accuracy, nan=-np.inf)))
+
+    @cached_property
+    def synsets(self) -> "_Synsets":
+        """A wnid or name a label of each row, None where unmapped."""
+        return _Synsets(self.given_synsets, self.labels.lengths)
+
+    @cached_property
     def mapped_labels(self) -> Ints:
         """Labels of each row that have a synset, int64 (N,)."""
-        return np.array([sum(s is not None for s in synsets) for synsets in self.synsets], np.int64)
+        return self.given_synsets.count([name is not None for name in self.given_synsets.names] or [False])
 
     @cached_property
     def unmapped(self) -> Bools:
         """Rows with at least one label without a synset."""
-        return self.mapped_labels < np.array([len(labels) for labels in self.labels], np.int64)
+        return self.mapped_labels < self.labels.lengths
+
+    @cached_property
+    def task_codes(self) -> tuple[Codes, Ints]:
+        """The number of each row's task, int32 (N,), and a row of each task, int64 (tasks,)."""
+        own, names = codes(pa.array(self.task_ids, pa.string()))
+        row = np.zeros(len(names), np.int64)
+        row[own[::-1]] = np.arange(len(self))[::-1]
+        return own, row
 
     @cached_property
     def wup_table(self) -> tuple[TaskTable, Ints]:
-        """The different label sets laid out for wup, and the place of each row's among them."""
-        different = {synsets: i for i, synsets in enumerate(dict.fromkeys(self.synsets))}
-        place = np.array([different[synsets] for synsets in self.synsets], np.int64)
-        return TaskTable([list(synsets) for synsets in different]), place
+        """The tasks laid out for wup, and the place of each row's among them."""
+        own, row = self.task_codes
+        lists = self.given_synsets
+        return TaskTable.of_codes(lists.names, [lists.codes[lists.start[i] : lists.start[i + 1]] for i in row]), own
+
+    @cached_property
+    def class_sets(self) -> Ints:
+        """A number for each row's data set and set of classes: equal where both are, int64 (N,)."""
+        own, row = self.task_codes
+        data = self._codes["dataset"][0][row].astype(np.int64)
+        lengths, sets = self.labels.lengths[row], np.empty(len(row), np.int64)
+        first = 0
+        for length in np.unique(lengths).tolist():
+            members = np.flatnonzero(lengths == length)
+            classes = self.labels.codes[self.labels.start[row[members]][:, None] + np.arange(length)]
+            key = np.column_stack([data[members], np.sort(classes, axis=1)])
+            number = np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
+            sets[members] = first + number
+            first += int(number.max(initial=-1)) + 1
+        return sets[own]
 
     def target(self, row: int) -> Target:
         """A stored sub-network as a target."""
@@ -124,15 +214,15 @@ class Rows:
         A class is a (data set, label) pair; where one side does not say its data set, the label alone decides.
         """
         mine = set(target.labels)
-        return np.array([
-            len(mine.intersection(labels)) if dataset == target.dataset or None in (dataset, target.dataset) else 0
-            for labels, dataset in zip(self.labels, self.datasets)
-        ], np.int64)  # fmt: skip
+        number = self.labels.count([name in mine for name in self.labels.names] or [False])
+        if target.dataset is None:
+            return number
+        return np.where(self.where("dataset", (target.dataset, None)), number, 0)
 
     def same_classes(self, target: Target) -> Bools:
         """Rows whose set of classes is the target's, in any order."""
         size = len(target.labels)
-        return (self.shared(target) == size) & np.array([len(labels) == size for labels in self.labels], bool)
+        return (self.shared(target) == size) & (self.labels.lengths == size)
 
     def shared_matrix(self, which: Ints) -> Ints:
         """Classes that pairs of rows share, int64 (m, m); the same rule as `shared`."""
@@ -161,7 +251,7 @@ class Rows:
         if key not in self._packed:
             alike = (self.base_ids == base_id) & (self.mode == mode) & np.isin(self.kind, HAS_CHANNELS)
             members = np.flatnonzero(alike)
-            column = self.snapshot.subnetworks["channels"].take(members)
+            column = self.snapshot.subnetworks["channels"].take(indices(members))
             self._packed[key] = (members, pack_column(column, channel_keys(self.plan(base_id), mode)))
         return self._packed[key]
 
@@ -231,6 +321,23 @@ class Rows:
             parts = [slice(bounds[i], bounds[i + 1]) for i in range(len(names))]
             self._scored[measure] = {name: (rows[part], values[part]) for name, part in zip(names, parts)}
         return self._scored[measure]
+
+
+class _Synsets(Sequence[tuple[str | None, ...]]):
+    """Synsets of each row; None for each label of a row that has no synsets at all."""
+
+    def __init__(self, given: TextLists, labels: Ints) -> None:
+        self._given, self._labels = given, labels
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._given[i] or (None,) * int(self._labels[i])
+
+
+def _joined(before: npt.NDArray[Any] | None, new: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return new if before is None else np.concatenate([before, new])
 
 
 def find_base(snapshot: Snapshot, wanted: str) -> str:

@@ -4,18 +4,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zoo.arrays import codes, indices, numbers
 from zoo.errors import NotFoundError, OptionError
+
+if TYPE_CHECKING:
+    from zoo.columns import Columns
 
 # The order in which an add writes; reading pins the tables in the reverse order, so that no reference dangles.
 WRITE_ORDER = ("bases", "tasks", "subnetworks", "scores")
 _LETTERS = {"bases": "b", "subnetworks": "c", "scores": "s", "tasks": "t"}
 _TOKEN = re.compile(r"b(\d{1,15})-c(\d{1,15})-s(\d{1,15})-t(\d{1,15})")
 MIN_PREFIX = 6
+KEPT = "_query_rows"  # what a query works out from a snapshot lies there (`zoo.rows`)
 
 
 def make_token(versions: Mapping[str, int]) -> str:
@@ -43,21 +49,29 @@ class Snapshot:
 
     Attributes:
         token: Names each table's version; `zoo.open(path, version=token)` gives this state again.
-        bases, tasks, subnetworks, scores: Arrow tables with the schemas of `zoo.arrow`, every row's checksum verified,
-            ids unique (the earliest row; of scores the latest of a source, target, measure and device), ordered by
-            `created_at`, then id.
+        bases, tasks, scores: Arrow tables with the schemas of `zoo.arrow`, verified, ids unique (the earliest row; of
+            scores the latest of a source, target, measure and device), ordered by `created_at`, then id.
+        subnetworks: The same, its columns read and verified when they are asked for.
+        before: An older state whose sub-networks are the first of this one's, to go on from; None when there is none.
     """
 
     token: str
     bases: pa.Table = field(repr=False)
     tasks: pa.Table = field(repr=False)
-    subnetworks: pa.Table = field(repr=False)
+    subnetworks: "Columns | pa.Table" = field(repr=False)
     scores: pa.Table = field(repr=False)
+    before: "Snapshot | None" = field(default=None, repr=False)
 
     @cached_property
     def rows(self) -> dict[str, int]:
         """{id of a sub-network: its row}."""
         return {key: i for i, key in enumerate(self.subnetworks["id"].to_pylist())}
+
+    def row(self, key: str) -> dict[str, Any]:
+        """All fields of the sub-network of a whole id."""
+        table, i = self.subnetworks, self.rows[key]
+        row: dict[str, Any] = table.slice(i, 1).to_pylist()[0] if isinstance(table, pa.Table) else table.row(i)
+        return row
 
     @cached_property
     def base_rows(self) -> dict[str, int]:
@@ -98,6 +112,11 @@ class Snapshot:
         )
 
 
+def queried(snapshot: Snapshot) -> bool:
+    """Whether a query worked out columns from it, which are kept with it."""
+    return KEPT in vars(snapshot)
+
+
 def order(name: str, table: pa.Table) -> pa.Table:
     """Rows in the snapshot's order, one a key: see `Snapshot`.
 
@@ -108,17 +127,17 @@ def order(name: str, table: pa.Table) -> pa.Table:
     keys = ["source", "target", "measure", "device"] if name == "scores" else ["id"]
     small = table.select(["created_at", *keys]).combine_chunks()
     ranks = pc.sort_indices(small, sort_keys=[("created_at", "ascending"), *((key, "ascending") for key in keys)])
-    columns = [small[key].take(ranks).to_pylist() for key in keys]
-    chosen: dict[tuple[str, ...], int] = {}
-    for row, key in zip(ranks.to_pylist(), zip(*columns)):
-        if name == "scores":
-            # Taken out first so that a later row also takes the later place.
-            chosen.pop(key, None)
-            chosen[key] = row
-        else:
-            chosen.setdefault(key, row)
-    rows = np.fromiter(chosen.values(), np.int64, len(chosen))
-    if np.array_equal(rows, np.arange(len(table))):
-        return table
-    # Not `pa.array(rows)`: that imports pandas, half of the time that opening a zoo takes.
-    return table.take(pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)]))
+    rows = numbers(ranks, "<u8").astype(np.int64)
+    # One number a key, so that equal keys are found without a Python object a row.
+    same = np.zeros(len(rows), np.int64)
+    for key in keys:
+        own, names = codes(small[key])
+        same = np.unique(same * len(names) + own, return_inverse=True)[1]
+    same = same[rows]
+    if name == "scores":
+        # A later row also takes the later place.
+        chosen = len(rows) - 1 - np.unique(same[::-1], return_index=True)[1]
+    else:
+        chosen = np.unique(same, return_index=True)[1]
+    rows = rows[np.sort(chosen)]
+    return table if np.array_equal(rows, np.arange(len(table))) else table.take(indices(rows))

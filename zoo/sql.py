@@ -77,7 +77,7 @@ def matching_ids(snapshot: Snapshot, where: str) -> set[str]:
         raise OptionError("where: a condition is SQL text", got=type(where).__name__)
     try:
         # DuckDB parses the text as one expression here, so it cannot end the statement and begin another.
-        found = connect(snapshot).table("subnetworks").filter(where).project("id").fetchall()
+        found = connect(snapshot, where).table("subnetworks").filter(where).project("id").fetchall()
     except duckdb.Error as error:
         raise OptionError(
             f"where: DuckDB refuses the condition {where[:80]!r}", got=_first_lines(error),
@@ -86,14 +86,43 @@ def matching_ids(snapshot: Snapshot, where: str) -> set[str]:
     return {row[0] for row in found}
 
 
-def connect(snapshot: Snapshot) -> "DuckDBPyConnection":
-    """A locked-down in-memory connection with the four views; one a query, as results are read lazily."""
+def connect(snapshot: Snapshot, condition: str | None = None) -> "DuckDBPyConnection":
+    """A locked-down in-memory connection with the four views; one a query, as results are read lazily.
+
+    Args:
+        snapshot: What the views show.
+        condition: Only this will be asked, of `subnetworks`: of a large zoo, the columns that it names are read.
+    """
     import duckdb
 
     connection = duckdb.connect(":memory:", config=_LOCKED)
     for name in WRITE_ORDER:
-        connection.register(name, _view(getattr(snapshot, name)))
+        if name == "subnetworks":
+            table = _table(snapshot) if condition is None else _named(snapshot, condition)
+        elif condition is None:
+            table = getattr(snapshot, name)
+        else:
+            continue
+        connection.register(name, _view(table))
     return connection
+
+
+def _table(snapshot: Snapshot) -> pa.Table:
+    """All columns of `subnetworks`, read once for all queries of a snapshot."""
+    kept = vars(snapshot)
+    if "_sql_table" not in kept:
+        table = snapshot.subnetworks
+        kept["_sql_table"] = table if isinstance(table, pa.Table) else table.table()
+    whole: pa.Table = kept["_sql_table"]
+    return whole
+
+
+def _named(snapshot: Snapshot, condition: str) -> pa.Table:
+    """The columns of `subnetworks` that a condition can see: those it names, or all when it may speak of whole rows."""
+    table, text = snapshot.subnetworks, condition.lower()
+    if isinstance(table, pa.Table) or any(word in text for word in ("subnetworks", "*", "columns")):
+        return _table(snapshot)
+    return table.select([name for name in table.column_names if name in text or name in ("id", "created_at")])
 
 
 def _view(table: pa.Table) -> pa.Table:

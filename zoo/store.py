@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from zoo import arrow
 from zoo.checks import check_subnetwork
+from zoo.columns import Columns
 from zoo.deltalog import check_process
 from zoo.errors import (
     ConflictError,
@@ -27,7 +28,7 @@ from zoo.errors import (
 from zoo.files import Files
 from zoo.marker import open_folder
 from zoo.records import Base, Score, SubNetwork, Tensors
-from zoo.snapshot import WRITE_ORDER, Snapshot, make_token, order, parse_token
+from zoo.snapshot import WRITE_ORDER, Snapshot, make_token, order, parse_token, queried
 from zoo.tables import Table
 from zoo.weights import MASK, LazyTensors, blob_path, decode, encode, lazy
 
@@ -70,6 +71,7 @@ class Store:
         self.tables = {name: Table(self.files, name, pins.get(name)) for name in WRITE_ORDER}
         self._versions: dict[str, int] = {}
         self._rows: dict[str, Any] = {}
+        self._known: dict[str, set[str]] = {}
         self._snapshot: Snapshot | None = None
         self._bases: dict[str, Base] = {}
         if version is not None:
@@ -90,23 +92,37 @@ class Store:
             versions = {name: self.tables[name].refresh() for name in reversed(WRITE_ORDER)}
             if self._snapshot is not None and versions == self._versions:
                 return self._snapshot
-            for name in WRITE_ORDER:
-                if self._versions.get(name) != versions[name]:
-                    self._rows[name] = order(name, self.tables[name].load())
-            self._check_references()
+            old = self._rows.get("subnetworks")
+            for name, table in self.tables.items():
+                if self._versions.get(name) == versions[name]:
+                    continue
+                if name == "subnetworks":
+                    self._rows[name] = Columns(table, old)
+                else:
+                    self._rows[name] = order(name, table.load())
+            subs = self._rows["subnetworks"]
+            shared = len(subs) if subs is old else subs.shared
+            self._check_references(shared)
             self._versions = versions
-            self._snapshot = Snapshot(token=make_token(versions), **self._rows)
+            # What the last queried state had worked out is gone on from where sub-networks were only added since.
+            last = self._snapshot if shared else None
+            before = last if last is None or queried(last) else last.before
+            self._snapshot = Snapshot(token=make_token(versions), before=before, **self._rows)
             return self._snapshot
 
-    def _check_references(self) -> None:
+    def _check_references(self, checked: int) -> None:
+        """Compare what sub-networks name with what is there; the first `checked` rows only where something is gone."""
+        known = {name: set(self._rows[name]["id"].to_pylist()) for name in ("bases", "tasks")}
+        start = checked if all(ids >= self._known.get(name, set()) for name, ids in known.items()) else 0
+        named = self._rows["subnetworks"].select(["base_id", "task_id"], start)
         for column, name in (("base_id", "bases"), ("task_id", "tasks")):
-            known = set(self._rows[name]["id"].to_pylist())
-            if missing := sorted(set(self._rows["subnetworks"][column].to_pylist()) - known):
-                self._versions = {}
+            if missing := sorted(set(pc.unique(named[column]).to_pylist()) - known[name]):
+                self._versions, self._rows = {}, {}
                 raise CorruptionError(
                     f"subnetworks: {len(missing)} {column}(s) are not in {name}", got=missing[0],
                     hint="Run `zoo verify PATH` to see what is damaged",
                 )  # fmt: skip
+        self._known = known
 
     def tensors(self, digest: str) -> dict[str, Any]:
         """All tensors of a weights file, its digest checked.
@@ -149,7 +165,7 @@ class Store:
             CorruptionError: Its row is damaged; its tensors, when they are asked for.
         """
         snapshot = snapshot or self.snapshot()
-        row = snapshot.subnetworks.slice(snapshot.rows[snapshot.find(key)], 1).to_pylist()[0]
+        row = snapshot.row(snapshot.find(key))
         return arrow.subnetwork_of(row, self.base(row["base_id"], snapshot), *self._lazy(row["weights_digest"]))
 
     # Writing ---------------------------------------------------------------------------------------------------------
@@ -266,7 +282,7 @@ class Store:
             table = self.tables["subnetworks"]
             table.rewrite(
                 lambda rows: rows.filter(pc.not_equal(rows["id"], key)),
-                lambda: [part for part in table.parts() if key in table.read(part)["id"].to_pylist()],
+                lambda: [part for part in table.parts() if key in table.load(["id"], [part])["id"].to_pylist()],
             )
             return key
 

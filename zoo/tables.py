@@ -9,18 +9,17 @@ import random
 import re
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from zoo import arrow
 from zoo.deltalog import DAMAGED, SEAL, check_commit, delta, log_name, seal, without_location
 from zoo.errors import ConflictError, CorruptionError, NotFoundError, ZooError
 from zoo.files import Files
+from zoo.parts import ROWS_A_PART, read_part, read_row, write_part
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -48,7 +47,7 @@ class Table:
     def __init__(self, files: Files, name: str, version: int | None = None) -> None:
         self.files, self.name, self._pinned = files, name, version
         self._delta: DeltaTable | None = None
-        self._loaded: dict[str, pa.Table] = {}
+        self._kept: dict[str, pa.Table] = {}
         self._checked = -1
 
     @property
@@ -136,38 +135,44 @@ class Table:
         """Those that are small enough to be merged behind an add."""
         return [name for name, size in self.sizes().items() if size < SMALL_BYTES]
 
-    def load(self) -> pa.Table:
-        """All rows of the version last refreshed to, every checksum verified, in no special order.
+    def load(self, columns: Sequence[str] | None = None, parts: Sequence[str] | None = None) -> pa.Table:
+        """Rows, verified, file by file.
+
+        Args:
+            columns: Only these; None = all.
+            parts: Only these data files, in this order; None = those of the version last refreshed to, sorted.
 
         Raises:
-            CorruptionError: A file is missing or unreadable, or a row does not have its checksum.
+            CorruptionError: A file is missing, unreadable or damaged.
         """
-        names = self.parts()
-        self._loaded = {name: self.rows(name) for name in names}
+        names = self.parts() if parts is None else list(parts)
+        schema = arrow.SCHEMAS[self.name]
+        wanted = schema.names if columns is None else list(columns)
         # Not `schema.empty_table()`: that imports pandas, which a reader has no need of.
-        empty = pa.Table.from_batches([], arrow.SCHEMAS[self.name])
-        return pa.concat_tables([empty, *self._loaded.values()])
+        empty = pa.Table.from_batches([], pa.schema([schema.field(name) for name in wanted]))
+        loaded = pa.concat_tables([empty, *(self._columns(part, wanted) for part in names)])
+        if parts is None:
+            self._kept = {part: rows for part, rows in self._kept.items() if part in set(names)}
+        return loaded
 
-    def rows(self, part: str) -> pa.Table:
-        """The verified rows of one data file, read once."""
-        return self._loaded[part] if part in self._loaded else self.read(part)
+    def _columns(self, part: str, names: list[str]) -> pa.Table:
+        """Columns of one data file. A file that is kept is read once; large ones of sub-networks are not kept."""
+        if part not in self._kept:
+            # Their channels and embeddings are most of a zoo, and few questions need them.
+            if self.name == "subnetworks" and self.files.size(f"{self.name}/{part}") >= SMALL_BYTES:
+                return read_part(self.files, self.name, part, names)
+            self._kept[part] = read_part(self.files, self.name, part)
+        return self._kept[part].select(names)
+
+    def row(self, part: str, row: int) -> dict[str, Any]:
+        """One row of a data file, compared with its own checksums."""
+        if part in self._kept:
+            return self._kept[part].slice(row, 1).to_pylist()[0]
+        return read_row(self.files, self.name, part, row).to_pylist()[0]
 
     def read(self, part: str) -> pa.Table:
-        """The verified rows of one data file."""
-        try:
-            data = self.files.read(f"{self.name}/{part}")
-            table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
-            schema = arrow.SCHEMAS[self.name]
-            table = table.select(schema.names).cast(schema)
-        except FileNotFoundError:
-            raise CorruptionError(
-                f"{self.name}: the log names {part}, which is not there",
-                hint="Run `zoo verify PATH`; `z.gc()` deletes the files of versions older than its retention",
-            ) from None
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise CorruptionError(f"{self.name}: {part} cannot be read ({str(error)[:120]})", hint=DAMAGED) from error
-        arrow.check(self.name, table)
-        return table
+        """The verified rows of one data file, from the disk."""
+        return read_part(self.files, self.name, part)
 
     def append(self, rows: pa.Table) -> None:
         """Add rows in one commit, durable when this returns.
@@ -177,11 +182,11 @@ class Table:
             ReadOnlyError: The folder cannot be written.
             ZooError: The disk is full or failed.
         """
-        part = self._write(rows)
+        part = write_part(self.files, self.name, rows)
         self._retry(lambda: self._commit([self._entry(part, rows)], []), undo=[part])
 
     def rewrite(self, change: Callable[[pa.Table], pa.Table], parts: Callable[[], Sequence[str]]) -> None:
-        """Replace data files by one that holds their changed rows, in one commit.
+        """Replace data files by new ones that hold their changed rows, in one commit.
 
         Args:
             change: Old rows -> new rows; may return an empty table.
@@ -196,10 +201,11 @@ class Table:
             old = list(parts())
             if not old:
                 return
-            rows = change(pa.concat_tables([self.rows(part) for part in old]))
-            written = [self._write(rows)] if len(rows) else []
+            rows = change(self.load(parts=old))
+            pieces = [rows.slice(first, ROWS_A_PART) for first in range(0, len(rows), ROWS_A_PART)]
+            written = {write_part(self.files, self.name, piece): piece for piece in pieces}
             try:
-                self._commit([self._entry(part, rows) for part in written], old)
+                self._commit([self._entry(part, piece) for part, piece in written.items()], old)
             except CommitFailedError:
                 for part in written:
                     self.files.delete(f"{self.name}/{part}")
@@ -236,13 +242,6 @@ class Table:
         if self._delta is None:
             raise CorruptionError(f"{self.name}: the table is not open")
         return self._delta
-
-    def _write(self, rows: pa.Table) -> str:
-        part = f"{uuid.uuid4().hex}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
-        self.files.put(f"{self.name}/{part}", sink.getvalue().to_pybytes())
-        return part
 
     def _entry(self, part: str, rows: pa.Table) -> Any:
         from deltalake.transaction import AddAction

@@ -4,15 +4,17 @@ How class similarities become a task similarity is stated by no paper. Measured 
 pairs a task is its own nearest neighbour in only 11 of 20 cases, under the symmetric best match in 20 of 20. So
 "best_match" is the default.
 
-Class similarities depend on nothing but the two classes, and sums run over sorted values, so a score depends neither on
-the order of labels, nor on which tasks are compared in the same call: equal tasks get bit-equal scores.
+Class similarities depend on nothing but the two classes, and sums are of whole numbers (similarities in units of
+2^-52), which no order of addition changes. So a score depends neither on the order of labels, nor on which tasks are
+compared in the same call, nor on which loop did it: equal tasks get bit-equal scores.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from zoo import labels, wordnet
 from zoo.errors import OptionError, UnknownLabelsError
@@ -23,6 +25,10 @@ HOW: tuple[How, ...] = ("best_match", "mean", "hungarian")
 
 # Rows of class similarities are kept for later queries up to about this many numbers (64 MB).
 _KEPT_NUMBERS = 8_000_000
+UNIT = 2.0**-52
+_BITS = 52
+# Importing the compiled loops takes longer than numpy needs for so many comparisons.
+_BY_NUMPY = 300_000
 
 
 class HasSynsets(Protocol):
@@ -49,20 +55,46 @@ class TaskTable:
 
     def __init__(self, tasks: Sequence[Synsets]) -> None:
         given = [_given(task) for task in tasks]
-        mapped = [[synset for synset in synsets if synset is not None] for synsets in given]
+        place = {synset: i for i, synset in enumerate(dict.fromkeys(s for synsets in given for s in synsets))}
+        self._lay_out(list(place), [np.array([place[s] for s in synsets], np.int32) for synsets in given])
+
+    @classmethod
+    def of_codes(cls, names: Sequence[str | None], tasks: "Sequence[npt.NDArray[np.integer[Any]]]") -> Self:
+        """The same from numbers.
+
+        Args:
+            names: wnids or synset names; None = an unmapped label.
+            tasks: For each task the places of its synsets in `names`.
+
+        Raises:
+            UnknownLabelsError: As above.
+        """
+        table = cls.__new__(cls)
+        table._lay_out(names, tasks)
+        return table
+
+    def _lay_out(self, names: Sequence[str | None], tasks: "Sequence[npt.NDArray[np.integer[Any]]]") -> None:
+        lengths = np.array([len(task) for task in tasks], np.int64)
+        flat = np.concatenate([np.empty(0, np.int64), *tasks]).astype(np.int64)
+        owner = np.repeat(np.arange(len(tasks)), lengths)
+        known = np.array([name is not None for name in names] or [False], bool)[flat]
         #: int64 (N,): labels of each task that no synset stands for.
-        self.unmapped = np.array([len(a) - len(b) for a, b in zip(given, mapped)], np.int64)
-        flat = wordnet.taxonomy().numbers([synset for synsets in mapped for synset in synsets])
-        vocabulary, column = np.unique(flat, return_inverse=True)
+        self.unmapped = np.bincount(owner[~known], minlength=len(tasks)).astype(np.int64)
+        numbers = np.full(len(names), -1)
+        used = np.unique(flat[known])
+        numbers[used] = wordnet.taxonomy().numbers([cast(str, names[i]) for i in used.tolist()])
+        vocabulary, column = np.unique(numbers[flat[known]], return_inverse=True)
         self._vocabulary = wordnet.Vocabulary(vocabulary)
-        lengths = np.array([len(synsets) for synsets in mapped], np.int64)
-        first = np.cumsum(lengths) - lengths
+        sizes = np.bincount(owner[known], minlength=len(tasks))
+        self._start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._columns = column.astype(np.int32)
         # Tasks of one size are compared together: (places among all tasks, (size, n) columns of the vocabulary).
-        self._groups: list[tuple[IntArray, IntArray]] = []
-        for size in np.unique(lengths[lengths > 0]).tolist():
-            members = np.flatnonzero(lengths == size)
-            self._groups.append((members, column[first[members] + np.arange(size)[:, None]]))
-        self._rows: dict[int, FloatArray] = {}
+        self._groups: list[tuple[IntArray, npt.NDArray[np.int32]]] = []
+        for size in np.unique(sizes[sizes > 0]).tolist():
+            members = np.flatnonzero(sizes == size)
+            self._groups.append((members, self._columns[self._start[members] + np.arange(size)[:, None]]))
+        self._rows: dict[int, IntArray] = {}
+        self._compared = 0
 
     def __len__(self) -> int:
         return len(self.unmapped)
@@ -88,21 +120,60 @@ class TaskTable:
         if not self._groups:
             return result
         table = np.stack([self._row(number) for number in numbers])
+        self._compared += len(self)
+        if how == "best_match" and self._compared > _BY_NUMPY:
+            from zoo.wupkernel import best_match
+
+            best_match(table, self._start, self._columns, self._shifts(len(numbers)), result, UNIT)
+            return result
         for members, columns in self._groups:
+            shift = int(self._shifts(len(numbers))[len(columns)])
             # (stored labels, query labels, tasks)
             pairs = np.stack([table[:, column] for column in columns])
             if how == "best_match":
-                result[members] = (_mean(pairs.max(axis=0)) + _mean(pairs.max(axis=1))) / 2
+                mine, theirs = (pairs.max(axis=1) >> shift).sum(axis=0), (pairs.max(axis=0) >> shift).sum(axis=0)
+                result[members] = (mine / len(columns) + theirs / len(numbers)) / 2 * (UNIT * 2.0**shift)
             elif how == "mean":
-                result[members] = _mean(pairs.reshape(-1, len(members)))
+                total = (pairs >> shift).sum(axis=(0, 1))
+                result[members] = total / (len(columns) * len(numbers)) * (UNIT * 2.0**shift)
             else:
-                result[members] = _assigned(pairs)
+                result[members] = _assigned(pairs * UNIT)
         return result
 
-    def _row(self, number: int) -> FloatArray:
+    def top_k(self, k: int) -> tuple[IntArray, FloatArray]:
+        """The k nearest others of every stored task, without the N x N scores in memory ("best_match").
+
+        Args:
+            k: How many, at least 1.
+
+        Returns:
+            Places int64 (N, k) and scores float64 (N, k), best first, ties by place, bit-equal to `scores`; -1 and -1.0
+            where there are fewer than k, and for a task without mapped labels.
+
+        Raises:
+            OptionError: k below 1.
+        """
+        from zoo.wupkernel import top_k
+
+        if k < 1:
+            raise OptionError("top_k: k is the number of neighbours", got=k, expected="at least 1")
+        found, scores = np.full((len(self), k), -1, np.int64), np.full((len(self), k), -1.0)
+        if self._groups:
+            table = np.stack([self._row(number) for number in self._vocabulary.numbers.tolist()])
+            most = max(len(columns) for _, columns in self._groups)
+            shifts = np.stack([self._shifts(size, most) for size in range(most + 1)])
+            top_k(table, self._start, self._columns, shifts, k, UNIT, found, scores)
+        return found, scores
+
+    def _shifts(self, classes: int, most: int = 0) -> IntArray:
+        """Bits to drop so that sums over a task of so many classes and one of 0, 1, 2, ... classes fit 63 bits."""
+        most = most or max(len(columns) for _, columns in self._groups)
+        return np.array([max(0, (max(1, classes * n) - 1).bit_length() - (62 - _BITS)) for n in range(most + 1)])
+
+    def _row(self, number: int) -> IntArray:
         row = self._rows.get(number)
         if row is None:
-            row = self._vocabulary.row(number)
+            row = np.rint(self._vocabulary.row(number) / UNIT).astype(np.int64)
             if (len(self._rows) + 1) * len(row) > _KEPT_NUMBERS:
                 self._rows.clear()
             self._rows[number] = row
@@ -145,16 +216,6 @@ def task_wup_many(query: Synsets, tasks: Sequence[Synsets], how: How = "best_mat
         OptionError: No such `how`, or a query without labels.
     """
     return TaskTable(tasks).scores(query, how)
-
-
-def _mean(values: FloatArray) -> FloatArray:
-    """Mean over the first axis, summed in sorted order and one by one, whatever the other axis holds."""
-    ordered = np.sort(values, axis=0)
-    total = ordered[0].copy()
-    for row in ordered[1:]:
-        total += row
-    mean: FloatArray = total / len(ordered)
-    return mean
 
 
 def _assigned(pairs: FloatArray) -> FloatArray:

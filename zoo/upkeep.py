@@ -111,7 +111,9 @@ def _verify_table(store: Store, name: str, problems: list[str], named: set[str])
     problems += [f"{name}: the log and its checkpoint disagree about {part}" for part in sorted(live ^ set(parts))]
     for part in parts:
         try:
-            good.append(table.read(part))
+            rows = table.read(part)
+            arrow.check(name, rows)
+            good.append(rows)
         except CorruptionError as error:
             problems.append(str(error))
     return order(name, pa.concat_tables(good))
