@@ -184,6 +184,27 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(seed=2000)
 
     sub = command(
+        "measures", commands.run_measures,
+        "How well each measure of similarity foretells what a vote of its neighbours gives; table, CSV, plot.",
+        "mvp measures my.zoo --dataset cifar100 --root data/cifar100 --tasks 10 --images 250 --out runs/measures",
+    )  # fmt: skip
+    sub.add_argument("zoo")
+    _data_options(sub)
+    sub.add_argument("--tasks", type=int, default=5, help="held-out tasks, drawn at random by --seed")
+    sub.add_argument("--n-classes", type=int, default=5, help="classes a task")
+    sub.add_argument("--seeds", type=int, default=1, help="seeds a task")
+    sub.add_argument("--by", help="measures, comma-separated; every one that the zoo and the labels allow by default")
+    sub.add_argument("--generator", metavar="FILE", help="for stamp: a file of `mvp meta-train`, the zoo's own")
+    sub.add_argument("--images", type=int, help="training images that scores are made of; all by default")
+    sub.add_argument("-k", type=int, default=3, help="voters of a block")
+    sub.add_argument("--groups", type=int, default=5, help="blocks along a measure's ranking, nearest to farthest")
+    sub.add_argument("--steps", type=int, default=30, help="fine-tuning steps of each vote")
+    sub.add_argument("--keep", type=float, help="keep ratio; the voters' own by default")
+    sub.add_argument("--out", help="folder for runs.csv (a second start goes on with it) and measures.png")
+    _run_options(sub)
+    sub.set_defaults(seed=3000)
+
+    sub = command(
         "demo", commands.run_demo,
         "The whole path on the sample zoo: query, IoU by depth, vote, compare, add. No download.",
         "mvp demo --out runs/demo",

@@ -231,6 +231,38 @@ def run_contest(args: argparse.Namespace) -> None:
         sys.stdout.write(f"{folder}: runs.csv, producers.png\n")
 
 
+def run_measures(args: argparse.Namespace) -> None:
+    """Correlates measures of similarity with what votes by them give."""
+    from pathlib import Path
+
+    import zoo
+    from mvp.data import draw_tasks
+    from mvp.rank import MAY_VOTE, rank
+    from mvp.score import OF_SUBNETWORKS, OF_TASKS, SCORED, embed_stored, score
+
+    z, source = zoo.open(args.zoo, create=False), _data(args)
+    drawn = draw_tasks(source.labels, args.tasks, n_classes=args.n_classes, seed=args.seed)
+    tasks = [source.subset(labels, seed=args.seed) for labels in drawn]
+    names = args.by.split(",") if args.by else ["wup", *(m for m in SCORED if m != "stamp" or args.generator)]
+    some = {"images": args.images, "seed": args.seed, "device": args.device}
+    for name in [m for m in names if m in OF_TASKS]:
+        embed_stored(z, source, by=name, **some)
+    for data in tasks:
+        if passes := [m for m in names if m in OF_SUBNETWORKS or m in OF_TASKS]:
+            score(z, data, by=passes, where=MAY_VOTE, **some)
+        if "stamp" in names:
+            score(z, data, by="stamp", generator=args.generator, device=args.device)
+    folder = Path(args.out) if args.out else None
+    result = rank(
+        z, tasks, by=names, optional=not args.by, k=args.k, groups=args.groups, steps=args.steps,
+        seeds=range(args.seeds), keep=args.keep, out=folder and folder / "runs.csv", device=args.device,
+    )  # fmt: skip
+    sys.stdout.write(f"{result}\n")
+    if folder:
+        result.plot(folder / "measures.png")
+        sys.stdout.write(f"{folder}: runs.csv, measures.png\n")
+
+
 def run_demo(args: argparse.Namespace) -> None:
     """Runs the demo."""
     from mvp.demo import demo

@@ -14,6 +14,7 @@ COMMANDS = (
     "finetune",
     "compare",
     "contest",
+    "measures",
     "demo",
     "producers",
 )

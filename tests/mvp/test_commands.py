@@ -146,6 +146,29 @@ def test_contest(run, data, tmp_path):
     assert run(*args)[1] == text  # from the file
 
 
+def test_measures(run, data, tmp_path):
+    path, out = tmp_path / "my.zoo", tmp_path / "runs"
+    fill = ("populate", path, "--base", "resnet20", *data, "--producer", "random", "--keep", "0.25", "--tasks", "4",
+            "--n-classes", "2", "--seed", "1")  # fmt: skip
+    assert run(*fill)[0] == 0
+    ask = ("measures", path, *data, "--tasks", "1", "--n-classes", "3", "-k", "1", "--groups", "3", "--steps", "1",
+           "--images", "6", "--out", out)  # fmt: skip
+    code, text, err = run(*ask)
+    assert (code, err) == (0, "") and "3 blocks of 1 voters" in text and "left out" not in text
+    names = {"wup", "leep", "nce", "logme", "hscore", "prototype", "task2vec"}
+    with (out / "runs.csv").open() as stream:
+        assert {row["measure"] for row in csv.DictReader(stream)} == names
+    assert (out / "measures.png").stat().st_size > 5000
+    z = zoo.open(path)
+    assert {m for (m,) in z.sql("select distinct measure from scores").fetchall()} == names - {"wup"}
+    version, rows = z.version, (out / "runs.csv").read_text()
+    assert run(*ask) == (0, text, "") and z.version == version and (out / "runs.csv").read_text() == rows
+    code, _, err = run(*ask[:-2], "--by", "leep,stamp")
+    assert code == 2 and "a file for 'stamp'" in err
+    code, _, err = run(*ask[:-2], "--by", "leep,wop")
+    assert code == 2 and "no such measure" in err
+
+
 def test_populate_with_related_tasks_needs_enough_classes(run, data, tmp_path):
     code, _, err = run("populate", tmp_path / "z", "--base", "resnet20", *data, "--draw", "related")
     assert code == 2 and "6 labels are too few for related tasks" in err
@@ -187,6 +210,7 @@ def test_pretrain(run, data, tmp_path):
         (["vote", "{zoo}", "{data}", "--classes", "cat,dog"], "zoo"),
         (["finetune", "{zoo}", "abcdef12", "{data}"], "zoo"),
         (["compare", "{zoo}", "{data}"], "zoo"),
+        (["measures", "{zoo}", "{data}"], "zoo"),
         (["pretrain", "nonsense", "--dataset", "digits", "--out", "{zoo}"], "no registered base"),
         (["pretrain", "resnet20", "--dataset", "digits", "--out", "{zoo}", "--epochs", "0"], "epochs 0"),
     ],
@@ -200,7 +224,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(args, says, run, data, tmp_
     first, *rest = err.splitlines()
     assert first.startswith(f"mvp {args[0]}: ") and says in err
     assert "Traceback" not in err and all(line.startswith("  - ") for line in rest)
-    assert args[0] not in ("vote", "finetune", "compare") or not (tmp_path / "my.zoo").exists()
+    assert args[0] not in ("vote", "finetune", "compare", "measures") or not (tmp_path / "my.zoo").exists()
 
 
 def test_a_base_of_random_weights_follows_the_seed():

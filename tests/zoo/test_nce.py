@@ -5,7 +5,7 @@ from math import log
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import DataError
@@ -18,6 +18,7 @@ def naive_nce(predicted, labels):
     return sum(c / n * log((c / n) / (sources[z] / n)) for (_, z), c in pairs.items())
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-2, 5), st.integers(0, 4)), min_size=1, max_size=60))
 def test_it_is_the_definition(pairs):
     predicted, labels = zip(*pairs)
@@ -26,6 +27,7 @@ def test_it_is_the_definition(pairs):
     assert -label_entropy(labels) <= found <= 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=60))
 def test_it_is_leep_of_certain_responses(pairs):
     predicted, labels = np.array(pairs).T
