@@ -28,14 +28,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(**options)(function)
 
 
-@intrinsic
-def _popcount(typing: Any, word: Any) -> Any:
-    """Set bits of an integer, in its own type; one instruction where the machine has it."""
+def _ctpop(typing: Any, word: Any) -> Any:
+    """Set bits of an integer, in its own type: an instruction that numba has no name for."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return word(word), build
+
+
+_popcount: Any = intrinsic(_ctpop)
 
 
 @compiled
@@ -60,7 +62,7 @@ def leep_sums(theta: np.ndarray, label: np.ndarray, classes: int, floor: float, 
         valid = True
         for i in range(images):
             row, own = theta[m, i], joint[label[i]]
-            mass, negative = 0.0, 0
+            mass, negative = 0.0, np.int64(0)
             for z in range(width):
                 value = np.float64(row[z])
                 own[z] += value

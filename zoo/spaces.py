@@ -58,12 +58,11 @@ class Index:
     """
 
     def __init__(self, kind: str, units: Singles) -> None:
-        import faiss
-
+        faiss = _faiss()
         self.kind, self.effort = kind, 0
         n, dim = units.shape
         self._coder = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        self._faiss: Any = self._coder
+        self._faiss = self._coder
         if kind == "ivf":
             self._faiss = faiss.index_factory(dim, f"IVF{max(1, int(2 * n**0.5))},SQfp16", faiss.METRIC_INNER_PRODUCT)
             # Residuals would be rounded otherwise than vectors, and `rounding` is of vectors.
@@ -114,8 +113,7 @@ class Index:
         Returns:
             Inner products float32 (m, k), falling, and numbers int64 (m, k); -1 where fewer were found.
         """
-        import faiss
-
+        faiss = _faiss()
         index, options = self._faiss, dict[str, Any]()
         bits = None if allowed is None else np.packbits(allowed, bitorder="little")
         if bits is not None:
@@ -182,3 +180,10 @@ def _others(scores: Singles, found: Ints, queries: Ints) -> Singles:
     """Inner products of found vectors but the query itself, falling; -inf where nothing was found."""
     without = np.where((found < 0) | (found == queries[:, None]), -np.inf, scores).astype(np.float32)
     return -np.sort(-without, axis=1)
+
+
+def _faiss() -> Any:
+    """The module, imported at the first use; its own types do not know all of its parameters."""
+    import faiss
+
+    return faiss
