@@ -3,6 +3,7 @@ longer than everything else that opening a zoo does.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,10 @@ class TextLists(Sequence[tuple[Any, ...]]):
         start: int64 (n + 1,): where each row's entries begin.
     """
 
+    names: list[Any]
+    codes: Codes
+    start: Ints
+
     def __init__(self, column: "pa.ChunkedArray | pa.Array", before: "TextLists | None" = None) -> None:
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         values = [chunk.flatten() for chunk in chunks]
@@ -78,14 +83,24 @@ class TextLists(Sequence[tuple[Any, ...]]):
         """Entries of each row."""
         return np.diff(self.start)
 
-    def count(self, marked: Any) -> Ints:
+    def hits(self, marked: Any) -> Ints:
         """How many entries of each row are among the marked names.
 
         Args:
             marked: bool (len(names),).
         """
-        sums = np.concatenate([[0], np.cumsum(np.asarray(marked, bool)[self.codes], dtype=np.int64)])
+        found = np.asarray(marked, bool)[self.codes]
+        if len(self) and len(found) == len(self) * (size := int(self.start[1])) and (self.lengths == size).all():
+            return found.reshape(len(self), size).sum(axis=1)
+        sums = np.concatenate([[0], np.cumsum(found, dtype=np.int64)])
         return sums[self.start[1:]] - sums[self.start[:-1]]
+
+    def entries(self, rows: Ints) -> tuple[Codes, Ints]:
+        """The codes of some rows, one row after the other, and how many each has."""
+        lengths = self.lengths[rows]
+        ends = np.cumsum(lengths)
+        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.start[rows] - (ends - lengths), lengths)
+        return self.codes[places], lengths
 
     def __len__(self) -> int:
         return len(self.start) - 1
@@ -100,7 +115,7 @@ class TextLists(Sequence[tuple[Any, ...]]):
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         flat, start = [self.names[c] for c in self.codes.tolist()], self.start.tolist()
-        return (tuple(flat[a:b]) for a, b in zip(start, start[1:]))
+        return (tuple(flat[a:b]) for a, b in pairwise(start))
 
 
 def ragged(column: pa.ChunkedArray, dtype: str) -> list[list[tuple[str, np.ndarray]] | None]:

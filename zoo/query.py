@@ -104,8 +104,7 @@ def nearest(
     order = _ranked(scores, rows.id_rank[query.which], wanted if sample is None else len(scores))
     if sample is not None:
         order = order[np.sort(np.random.default_rng(sample).permutation(len(order))[:wanted])]
-    shared = rows.shared(target)
-    found = [_neighbour(rows, int(query.which[i]), float(scores[i]), shared) for i in order[:wanted]]
+    found = [_neighbour(rows, int(query.which[i]), float(scores[i]), target) for i in order[:wanted]]
     return Neighbours(found, measure.name, target.labels, unmapped, filters.removed)
 
 
@@ -235,10 +234,16 @@ def _best_of_each_task(rows: Rows, left: Bools, limit: int) -> Bools:
     """The `limit` most accurate of the rows left with the same classes, ties by id; unmeasured ones come last."""
     best = rows.best_first[left[rows.best_first]]
     sets = rows.class_sets[best]
+    mask = np.zeros(len(rows), bool)
+    if limit == 1:
+        # Of several values for one place the last one stays: backwards, the best.
+        first = np.full(len(rows), -1)
+        first[sets[::-1]] = best[::-1]
+        mask[first[first >= 0]] = True
+        return mask
     by_set = np.argsort(sets, kind="stable")
     starts = np.flatnonzero(np.diff(sets[by_set], prepend=-1))
     place = np.arange(len(best)) - np.repeat(starts, np.diff(starts, append=len(best)))
-    mask = np.zeros(len(rows), bool)
     mask[best[by_set[place < limit]]] = True
     return mask
 
@@ -253,12 +258,12 @@ def _ranked(scores: npt.NDArray[np.float64], ids: Ints, wanted: int) -> Ints:
     return near[np.lexsort((ids[near], -scores[near]))][:wanted]
 
 
-def _neighbour(rows: Rows, i: int, score: float, shared: Ints) -> Neighbour:
+def _neighbour(rows: Rows, i: int, score: float, target: Target) -> Neighbour:
     accuracy = float(rows.accuracy[i])
     return Neighbour(
         rows.ids[i], score, rows.labels[i], rows.datasets[i], str(rows.producer[i]), float(rows.keep[i]),
-        None if np.isnan(accuracy) else accuracy, int(shared[i]), int(rows.generation[i]), rows.task_ids[i],
-        str(rows.base_ids[i]),
+        None if np.isnan(accuracy) else accuracy, rows.shared_with(target, i), int(rows.generation[i]),
+        rows.task_ids[i], str(rows.base_ids[i]),
     )  # fmt: skip
 
 

@@ -72,24 +72,37 @@ class Rows:
         before: The rows of an older state which are the first of this one's: only the others are read.
     """
 
+    labels: TextLists
+    given_synsets: TextLists
+
     def __init__(self, snapshot: Snapshot, before: "Rows | None" = None) -> None:
-        table, start = snapshot.subnetworks, len(before) if before else 0
-        self.snapshot = snapshot
-        if start:
-            new = table.slice(start).select(_READ) if isinstance(table, pa.Table) else table.select(_READ, start)
-        else:
+        table, self.snapshot = snapshot.subnetworks, snapshot
+        if before is None:
             new = table.select(_READ)
-        self.ids: list[str] = [*(before.ids if before else ()), *new["id"].to_pylist()]
-        self.task_ids: list[str] = [*(before.task_ids if before else ()), *new["task_id"].to_pylist()]
+        elif isinstance(table, pa.Table):
+            new = table.slice(len(before)).select(_READ)
+        else:
+            new = table.select(_READ, len(before))
+        self.ids: list[str] = new["id"].to_pylist()
+        self.task_ids: list[str] = new["task_id"].to_pylist()
         self.labels = TextLists(new["labels"], before.labels if before else None)
         self.given_synsets = TextLists(new["synsets"], before.given_synsets if before else None)
-        self._codes: dict[str, tuple[Codes, list[Any]]] = {}
-        for name in _NAMES:
-            mine, names = codes(new[name], before._codes[name][1] if before else ())
-            self._codes[name] = (np.concatenate([before._codes[name][0], mine]) if before else mine, names)
-        self.keep = _joined(before and before.keep, numbers(new["keep"], "<f8"))
-        self.accuracy = _joined(before and before.accuracy, numbers(new["accuracy"], "<f8"))
-        self.generation = _joined(before and before.generation, numbers(new["generation"], "<i4").astype(np.int64))
+        self._codes: dict[str, tuple[Codes, list[Any]]] = {
+            name: codes(new[name], before._codes[name][1] if before else ()) for name in _NAMES
+        }
+        self.keep: Floats = numbers(new["keep"], "<f8")
+        self.accuracy: Floats = numbers(new["accuracy"], "<f8")
+        self.generation: Ints = numbers(new["generation"], "<i4").astype(np.int64)
+        if before is not None:
+            self._follow(before)
+
+    def _follow(self, before: "Rows") -> None:
+        """Puts the rows of an older state in front."""
+        self.ids, self.task_ids = [*before.ids, *self.ids], [*before.task_ids, *self.task_ids]
+        for name, (own, names) in self._codes.items():
+            self._codes[name] = (np.concatenate([before._codes[name][0], own]), names)
+        for name in ("keep", "accuracy", "generation"):
+            setattr(self, name, np.concatenate([getattr(before, name), getattr(self, name)]))
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Rows":
@@ -149,8 +162,7 @@ class Rows:
     def id_rank(self) -> Ints:
         """The place of each row among the ids in alphabetical order, int64 (N,)."""
         rank = np.empty(len(self), np.int64)
-        order = pc.sort_indices(pa.array(self.ids, pa.string()))
-        rank[numbers(order, "<u8").astype(np.int64)] = np.arange(len(self))
+        rank[sorted(range(len(self)), key=self.ids.__getitem__)] = np.arange(len(self))
         return rank
 
     @cached_property
@@ -166,7 +178,7 @@ class Rows:
     @cached_property
     def mapped_labels(self) -> Ints:
         """Labels of each row that have a synset, int64 (N,)."""
-        return self.given_synsets.count([name is not None for name in self.given_synsets.names] or [False])
+        return self.given_synsets.hits([name is not None for name in self.given_synsets.names] or [False])
 
     @cached_property
     def unmapped(self) -> Bools:
@@ -174,10 +186,11 @@ class Rows:
         return self.mapped_labels < self.labels.lengths
 
     @cached_property
-    def task_codes(self) -> tuple[Codes, Ints]:
-        """The number of each row's task, int32 (N,), and a row of each task, int64 (tasks,)."""
-        own, names = codes(pa.array(self.task_ids, pa.string()))
-        row = np.zeros(len(names), np.int64)
+    def task_codes(self) -> tuple[Ints, Ints]:
+        """The number of each row's task, int64 (N,), and the first row of each task, int64 (tasks,)."""
+        place: dict[str, int] = {}
+        own = np.array([place.setdefault(task, len(place)) for task in self.task_ids], np.int64)
+        row = np.zeros(len(place), np.int64)
         row[own[::-1]] = np.arange(len(self))[::-1]
         return own, row
 
@@ -185,8 +198,7 @@ class Rows:
     def wup_table(self) -> tuple[TaskTable, Ints]:
         """The tasks laid out for wup, and the place of each row's among them."""
         own, row = self.task_codes
-        lists = self.given_synsets
-        return TaskTable.of_codes(lists.names, [lists.codes[lists.start[i] : lists.start[i + 1]] for i in row]), own
+        return TaskTable.of_codes(self.given_synsets.names, *self.given_synsets.entries(row)), own
 
     @cached_property
     def class_sets(self) -> Ints:
@@ -198,8 +210,9 @@ class Rows:
         for length in np.unique(lengths).tolist():
             members = np.flatnonzero(lengths == length)
             classes = self.labels.codes[self.labels.start[row[members]][:, None] + np.arange(length)]
-            key = np.column_stack([data[members], np.sort(classes, axis=1)])
-            number = np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
+            number = data[members]
+            for column in np.sort(classes, axis=1).T:
+                number = np.unique(number * len(self.labels.names) + column, return_inverse=True)[1]
             sets[members] = first + number
             first += int(number.max(initial=-1)) + 1
         return sets[own]
@@ -208,13 +221,18 @@ class Rows:
         """A stored sub-network as a target."""
         return Target(self.task_ids[row], self.labels[row], self.datasets[row], self.synsets[row], row)
 
+    def shared_with(self, target: Target, row: int) -> int:
+        """Classes that one row shares with a target; see `shared`."""
+        alike = target.dataset is None or self.datasets[row] in (target.dataset, None)
+        return len(set(self.labels[row]) & set(target.labels)) if alike else 0
+
     def shared(self, target: Target) -> Ints:
         """Classes that each row shares with a target, int64 (N,).
 
         A class is a (data set, label) pair; where one side does not say its data set, the label alone decides.
         """
         mine = set(target.labels)
-        number = self.labels.count([name in mine for name in self.labels.names] or [False])
+        number = self.labels.hits([name in mine for name in self.labels.names] or [False])
         if target.dataset is None:
             return number
         return np.where(self.where("dataset", (target.dataset, None)), number, 0)
@@ -279,8 +297,6 @@ class Rows:
     def embedding_scores(self, name: str) -> dict[tuple[str, str], np.ndarray]:
         """{(base id, task id): embedding} of the measure of this name in `scores`."""
         if name not in self._named_scores:
-            import pyarrow.compute as pc
-
             table = self.snapshot.scores.select(["source", "target", "measure", "vector"])
             rows = table.filter(pc.equal(table["measure"], name)).to_pylist()
             self._named_scores[name] = {
@@ -303,20 +319,15 @@ class Rows:
     def scores(self, measure: str) -> dict[str, tuple[Ints, Floats]]:
         """{target task id: (rows, values)} of a measure in `scores`; of several devices the last one counts."""
         if measure not in self._scored:
-            import pyarrow as pa
-            import pyarrow.compute as pc
-
-            table = self.snapshot.scores
-            table = table.filter(pc.equal(table["measure"], measure))
-            rows = pc.fill_null(pc.index_in(table["source"], value_set=pa.array(self.ids, pa.string())), -1).to_numpy()
-            codes = table["target"].combine_chunks().dictionary_encode()
-            values = table["value"].to_numpy()
-            target = codes.indices.to_numpy().astype(np.int64)
+            table = self.snapshot.scores.filter(pc.equal(self.snapshot.scores["measure"], measure))
+            source, ids = codes(table["source"])
+            target, names = codes(table["target"])
+            rows, values = np.array([self.place.get(id, -1) for id in ids] or [-1])[source], table["value"]
             known = np.flatnonzero(rows >= 0)[::-1]
-            rows, target, values = rows[known].astype(np.int64), target[known], values[known]
+            rows, target = rows[known], target[known].astype(np.int64)
+            values = numbers(values, "<f8")[known]
             _, first = np.unique(target * max(len(self), 1) + rows, return_index=True)
             rows, target, values = rows[first], target[first], values[first]
-            names = codes.dictionary.to_pylist()
             bounds = np.searchsorted(target, np.arange(len(names) + 1))
             parts = [slice(bounds[i], bounds[i + 1]) for i in range(len(names))]
             self._scored[measure] = {name: (rows[part], values[part]) for name, part in zip(names, parts)}
@@ -334,10 +345,6 @@ class _Synsets(Sequence[tuple[str | None, ...]]):
 
     def __getitem__(self, i: Any) -> Any:
         return self._given[i] or (None,) * int(self._labels[i])
-
-
-def _joined(before: npt.NDArray[Any] | None, new: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return new if before is None else np.concatenate([before, new])
 
 
 def find_base(snapshot: Snapshot, wanted: str) -> str:

@@ -92,7 +92,7 @@ class Store:
             versions = {name: self.tables[name].refresh() for name in reversed(WRITE_ORDER)}
             if self._snapshot is not None and versions == self._versions:
                 return self._snapshot
-            old = self._rows.get("subnetworks")
+            old: Columns | None = self._rows.get("subnetworks")
             for name, table in self.tables.items():
                 if self._versions.get(name) == versions[name]:
                     continue
@@ -100,8 +100,8 @@ class Store:
                     self._rows[name] = Columns(table, old)
                 else:
                     self._rows[name] = order(name, table.load())
-            subs = self._rows["subnetworks"]
-            shared = len(subs) if subs is old else subs.shared
+            subs: Columns = self._rows["subnetworks"]
+            shared: int = len(subs) if subs is old else subs.shared
             self._check_references(shared)
             self._versions = versions
             # What the last queried state had worked out is gone on from where sub-networks were only added since.

@@ -11,7 +11,7 @@ compared in the same call, nor on which loop did it: equal tasks get bit-equal s
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, Self, cast
+from typing import Literal, Protocol, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,38 +56,41 @@ class TaskTable:
     def __init__(self, tasks: Sequence[Synsets]) -> None:
         given = [_given(task) for task in tasks]
         place = {synset: i for i, synset in enumerate(dict.fromkeys(s for synsets in given for s in synsets))}
-        self._lay_out(list(place), [np.array([place[s] for s in synsets], np.int32) for synsets in given])
+        flat = np.array([place[synset] for synsets in given for synset in synsets], np.int32)
+        self._lay_out(list(place), flat, np.array([len(synsets) for synsets in given], np.int64))
 
     @classmethod
-    def of_codes(cls, names: Sequence[str | None], tasks: "Sequence[npt.NDArray[np.integer[Any]]]") -> Self:
+    def of_codes(cls, names: Sequence[str | None], flat: npt.NDArray[np.int32], lengths: IntArray) -> Self:
         """The same from numbers.
 
         Args:
             names: wnids or synset names; None = an unmapped label.
-            tasks: For each task the places of its synsets in `names`.
+            flat: Places in `names` of the synsets of each task, one task after the other, int32.
+            lengths: How many each task has, int64 (N,).
 
         Raises:
             UnknownLabelsError: As above.
         """
         table = cls.__new__(cls)
-        table._lay_out(names, tasks)
+        table._lay_out(names, flat, lengths)
         return table
 
-    def _lay_out(self, names: Sequence[str | None], tasks: "Sequence[npt.NDArray[np.integer[Any]]]") -> None:
-        lengths = np.array([len(task) for task in tasks], np.int64)
-        flat = np.concatenate([np.empty(0, np.int64), *tasks]).astype(np.int64)
-        owner = np.repeat(np.arange(len(tasks)), lengths)
+    def _lay_out(self, names: Sequence[str | None], flat: npt.NDArray[np.int32], lengths: IntArray) -> None:
+        owner = np.repeat(np.arange(len(lengths)), lengths)
         known = np.array([name is not None for name in names] or [False], bool)[flat]
         #: int64 (N,): labels of each task that no synset stands for.
-        self.unmapped = np.bincount(owner[~known], minlength=len(tasks)).astype(np.int64)
+        self.unmapped = np.bincount(owner[~known], minlength=len(lengths)).astype(np.int64)
         numbers = np.full(len(names), -1)
-        used = np.unique(flat[known])
+        used = np.flatnonzero(np.bincount(flat[known], minlength=len(names)))
         numbers[used] = wordnet.taxonomy().numbers([cast(str, names[i]) for i in used.tolist()])
-        vocabulary, column = np.unique(numbers[flat[known]], return_inverse=True)
+        # Two names may be one noun ("dog.n.01" and its wnid).
+        vocabulary, place = np.unique(numbers[used], return_inverse=True)
+        column_of = np.full(len(names), -1, np.int32)
+        column_of[used] = place
         self._vocabulary = wordnet.Vocabulary(vocabulary)
-        sizes = np.bincount(owner[known], minlength=len(tasks))
+        sizes = np.bincount(owner[known], minlength=len(lengths))
         self._start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._columns = column.astype(np.int32)
+        self._columns = column_of[flat[known]]
         # Tasks of one size are compared together: (places among all tasks, (size, n) columns of the vocabulary).
         self._groups: list[tuple[IntArray, npt.NDArray[np.int32]]] = []
         for size in np.unique(sizes[sizes > 0]).tolist():
@@ -137,7 +140,7 @@ class TaskTable:
                 total = (pairs >> shift).sum(axis=(0, 1))
                 result[members] = total / (len(columns) * len(numbers)) * (UNIT * 2.0**shift)
             else:
-                result[members] = _assigned(pairs * UNIT)
+                result[members] = _assigned(np.multiply(pairs, UNIT, dtype=np.float64))
         return result
 
     def top_k(self, k: int) -> tuple[IntArray, FloatArray]:

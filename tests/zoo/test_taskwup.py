@@ -77,6 +77,55 @@ def test_kept_rows_are_bounded_and_change_nothing(monkeypatch):
     assert sum(len(row) for row in table._rows.values()) <= 2000
 
 
+def naive_whole(query, task):
+    """The best match with sums of whole numbers of 2^-52, one class at a time."""
+    units = [[round(wup(x, y) * 2**52) for y in task] for x in query]
+    rows, columns = sum(map(max, units)), sum(map(max, zip(*units)))
+    return (float(columns) / len(task) + float(rows) / len(query)) / 2 * 2.0**-52
+
+
+def test_the_compiled_loop_gives_the_same_bits(monkeypatch):
+    tasks = [*random_tasks(80, 10, (1, 2, 5, 9)), [], random_tasks(1, 11, (60,))[0]]
+    by_numpy = TaskTable(tasks)
+    monkeypatch.setattr(taskwup, "_BY_NUMPY", -1)
+    compiled = TaskTable(tasks)
+    for query in [*tasks[:8], tasks[-1]]:
+        monkeypatch.setattr(taskwup, "_BY_NUMPY", 10**9)
+        expected = by_numpy.scores(query)
+        monkeypatch.setattr(taskwup, "_BY_NUMPY", -1)
+        np.testing.assert_array_equal(compiled.scores(query), expected)
+        small = [i for i, task in enumerate(tasks) if 0 < len(task) < 10 and len(query) < 10]
+        assert expected[small].tolist() == [naive_whole(query, tasks[i]) for i in small]
+
+
+@pytest.mark.parametrize("k", [1, 4, 200])
+def test_top_k_of_all_pairs_is_the_sorted_row(k, monkeypatch):
+    pool = random_tasks(1, 12, (12,))[0]
+    rng = random.Random(13)
+    # Few nouns make many ties; more tasks than one tile holds.
+    tasks = [rng.sample(pool, rng.choice((1, 2, 3))) for _ in range(150)]
+    tasks[7] = []
+    table = TaskTable(tasks)
+    found, scores = table.top_k(k)
+    for i, task in enumerate(tasks):
+        row = table.scores(task) if task else np.full(150, np.nan)
+        order = sorted((-s, j) for j, s in enumerate(row) if j != i and not np.isnan(s))[:k]
+        assert found[i].tolist() == [j for _, j in order] + [-1] * (k - len(order)), i
+        assert scores[i].tolist() == [-s for s, _ in order] + [-1.0] * (k - len(order))
+    with pytest.raises(OptionError):
+        table.top_k(0)
+
+
+def test_tasks_of_very_many_classes_do_not_overflow():
+    names = wordnet.taxonomy().names[1000:4000]
+    many, few = names, names[::700]
+    expected = naive_task_wup(few, few)
+    assert expected <= 1 and task_wup(many, many) == 1.0
+    rows = np.mean(wup_matrix(few, many).max(1))
+    columns = np.mean(wup_matrix(few, many).max(0))
+    assert task_wup(few, many) == pytest.approx((rows + columns) / 2, abs=1e-12)
+
+
 def test_unmapped_labels_of_stored_tasks_are_counted():
     tasks = [ANIMALS, [*ANIMALS[:3], None, None], [None, None], VEHICLES]
     table = TaskTable(tasks)
