@@ -1,5 +1,6 @@
 """Averaging the voters' weights in the coordinates of the base (MVP, Algorithm 1, the inner loop)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,28 +48,34 @@ def average_weights(
     wanted = [np.asarray(kept_indices(base.plan, e, channels)) for e in layout.exprs]
     widths = np.array([len(w) for w in wanted])
     starts = np.concatenate([[0], np.cumsum(widths)])
-    maps = np.empty((len(voters), starts[-1]), np.int64)
-    own_widths = np.empty((len(voters), len(wanted)), np.int64)
-    for v, voter in enumerate(voters):
-        for e, expr in enumerate(layout.exprs):
-            own_widths[v, e] = width(base.plan, expr, voter.channels)
-            maps[v, starts[e] : starts[e + 1]] = _positions(base.plan, expr, wanted[e], voter.channels)
-    slim = {n: _cut(base.weights[n], layout.dims[n], wanted) for n in layout.floats}
-    bounds = np.concatenate([[0], np.cumsum([t.size for t in slim.values()])])
+    own_widths = np.array([[width(base.plan, e, v.channels) for e in layout.exprs] for v in voters])
+    kept = [v.channels for v in voters]
+    maps = np.hstack([_positions(base.plan, e, w, kept) for e, w in zip(layout.exprs, wanted, strict=True)])
+    sizes = np.multiply.reduceat(widths[layout.places], layout.first) * layout.runs
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    pretrained = np.zeros(0, np.float32)
+    if how == "pretrained_fill":
+        pretrained = np.concatenate([_cut(base.weights[n], layout.dims[n], wanted).ravel() for n in layout.floats])
     source, source_start = _gather(voters, layout, own_widths)
-    mean, missing = scatter_mean(
+    mean, missing, to_cell, from_cell = scatter_mean(
         {"present_mean": SKIP, "zero_fill": ZERO, "pretrained_fill": PRETRAINED}[how],
-        layout.places, layout.first, layout.last, layout.runs, layout.filled, starts[:-1], widths, own_widths, maps,
-        source, source_start, np.concatenate([t.ravel() for t in slim.values()]), bounds,
+        layout.places, layout.first, layout.last, layout.runs, layout.filled, starts[:-1], widths, own_widths,
+        layout.widths, np.concatenate(wanted), maps, source, source_start, pretrained, bounds,
     )  # fmt: skip
-    means = {dtype: mean.astype(dtype) for dtype in {t.dtype for t in slim.values()}}
+    # Only the entries that nobody holds are read from the base, which is large and far from the processor.
+    ends = np.cumsum(missing)
+    for t in np.flatnonzero(missing):
+        found, run = slice(ends[t] - missing[t], ends[t]), layout.runs[t]
+        full = np.asarray(base.weights[layout.floats[t]]).reshape(-1, run)
+        mean[bounds[t] : bounds[t + 1]].reshape(-1, run)[to_cell[found]] = full[from_cell[found]]
+    means = {dtype: mean.astype(dtype) for dtype in set(layout.dtypes)}
     weights = {
-        name: means[t.dtype][start:end].reshape(t.shape)
-        for (name, t), start, end in zip(slim.items(), bounds.tolist(), bounds[1:].tolist())
+        name: means[dtype][start:end].reshape([widths[e] for e in layout.dims[name]] + layout.tails[name])
+        for name, dtype, start, end in zip(layout.floats, layout.dtypes, bounds.tolist(), bounds[1:].tolist())
     }
     for name in layout.others:
         weights[name] = _cut(base.weights[name], layout.dims[name], wanted)
-    return weights, _fallback_shares(layout, missing, np.diff(bounds))
+    return weights, _fallback_shares(layout, missing * layout.runs, sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +85,11 @@ class _Layout:
     plan: Plan
     floats: list[str]  # tensors that are averaged, in the order of the arrays below
     others: list[str]  # counters and index tables: the base's
+    dtypes: list[np.dtype]  # of `floats`
     exprs: list[Any]
+    widths: np.ndarray  # the base's entries along each expression
     dims: dict[str, list[int]]  # indices into `exprs`, constant trailing dimensions left out
+    tails: dict[str, list[int]]  # those dimensions
     places: np.ndarray
     first: np.ndarray
     last: np.ndarray
@@ -102,38 +112,35 @@ def _layout(base: Base) -> _Layout:
 def _make_layout(base: Base) -> _Layout:
     body = {n: np.asarray(t) for n, t in base.weights.items() if n not in base.plan["head"]}
     floats = [n for n, t in body.items() if t.dtype.kind == "f"]
-    exprs: dict[str, Any] = {}
-    dims, runs = {}, {}
+    exprs: dict[str, Any] = {"1": 1}  # the one place of tensors without any other
+    dims, tails = {}, {}
     for name, tensor in body.items():
-        own = list(base.plan["params"].get(name, tensor.shape))
-        runs[name] = 1
+        own, tail = list(base.plan["params"].get(name, tensor.shape)), list[int]()
         while own and isinstance(own[-1], int):
-            runs[name] *= own.pop()
-        keys = [(repr(e), e) for e in own or [1]]
-        exprs |= dict(keys)
-        dims[name] = [list(exprs).index(key) for key, _ in keys]
-    ends = np.cumsum([len(dims[n]) for n in floats], dtype=np.int64)
+            tail.insert(0, own.pop())
+        exprs |= {repr(e): e for e in own}
+        dims[name], tails[name] = [list(exprs).index(repr(e)) for e in own], tail
     # Only the dimension that a layer sums over is filled: a unit that a voter lacks stays absent.
     consumers = base.plan["consumers"]
     writers = {}
     for axis in prunable(base.plan):
         layers = {w["layer"] for w in base.plan["axes"][axis]["writers"]}
         writers[axis] = np.array([i for i, n in enumerate(floats) if n.rpartition(".")[0] in layers], np.int64)
+    places = [dims[n] or [0] for n in floats]
+    ends = np.cumsum([len(own) for own in places], dtype=np.int64)
     return _Layout(
-        base.plan, floats, [n for n in body if n not in set(floats)], list(exprs.values()), dims,
-        places=np.array([e for n in floats for e in dims[n]], np.int64),
-        first=ends - np.array([len(dims[n]) for n in floats], np.int64), last=ends,
-        runs=np.array([runs[n] for n in floats], np.int64),
+        base.plan, floats, [n for n in body if n not in set(floats)], [body[n].dtype for n in floats],
+        list(exprs.values()), np.array([width(base.plan, e) for e in exprs.values()]), dims, tails,
+        places=np.array([e for own in places for e in own], np.int64),
+        first=ends - np.array([len(own) for own in places], np.int64), last=ends,
+        runs=np.array([math.prod(tails[n]) for n in floats], np.int64),
         filled=np.array([consumers.get(n, -1) for n in floats], np.int64), writers=writers,
     )  # fmt: skip
 
 
 def _cut(full: np.ndarray, dims: Sequence[int], wanted: Sequence[np.ndarray]) -> np.ndarray:
     """The entries of a base's tensor that the wanted channels select; a copy."""
-    array = np.asarray(full)
-    if array.ndim < len(dims):  # a scalar, whose only expression is the constant 1
-        return array.copy()
-    return array[np.ix_(*[wanted[e] for e in dims])]
+    return np.asarray(full)[np.ix_(*[wanted[e] for e in dims])] if dims else np.array(full)
 
 
 def _gather(voters: Sequence[SubNetwork], layout: _Layout, own_widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,12 +160,15 @@ def _gather(voters: Sequence[SubNetwork], layout: _Layout, own_widths: np.ndarra
     return np.concatenate([t.ravel() for t in given]), (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)
 
 
-def _positions(plan: Plan, expr: Any, wanted: np.ndarray, own: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Where each wanted entry of a dimension lies in a voter that keeps `own`; int64, -1 where it does not."""
-    kept = kept_indices(plan, expr, own)
-    inverse = np.full(width(plan, expr), -1)
-    inverse[kept] = np.arange(len(kept))
-    return inverse[wanted]
+def _positions(plan: Plan, expr: Any, wanted: np.ndarray, voters: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Where each wanted entry of a dimension lies in each voter; int64 (voters, wanted), -1 where it does not."""
+    full = width(plan, expr)
+    order = np.arange(full)
+    inverse = np.full((len(voters), full), -1)
+    for row, own in zip(inverse, voters, strict=True):
+        kept = kept_indices(plan, expr, own)
+        row[kept] = order[: len(kept)]
+    return inverse[:, wanted]
 
 
 def _fallback_shares(layout: _Layout, missing: np.ndarray, sizes: np.ndarray) -> dict[str, float]:
@@ -195,7 +205,7 @@ def overlay_rows(
         inputs = list(base.plan["params"].get(name, base.weights[name].shape))[1:]
         for weights, known, own in sources:
             rows = [(i, known.index(label)) for i, label in enumerate(labels) if label in known]
-            at = [_positions(base.plan, e, np.asarray(kept_indices(base.plan, e, channels)), own) for e in inputs]
+            at = [_positions(base.plan, e, kept_indices(base.plan, e, channels), [own])[0] for e in inputs]
             held = [(np.flatnonzero(p >= 0), p[p >= 0]) for p in at]
             for to, source in rows:
                 where = np.ix_(np.array([to]), *[h[0] for h in held])

@@ -9,7 +9,7 @@ from numba import njit
 SKIP, ZERO, PRETRAINED = 0, 1, 2  # what a voter without the entry adds: nothing, zero, the pre-trained weight
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def scatter_mean(
     mode: int,
     places: np.ndarray,
@@ -20,12 +20,14 @@ def scatter_mean(
     place_start: np.ndarray,
     widths: np.ndarray,
     own_widths: np.ndarray,
+    full_widths: np.ndarray,
+    wanted: np.ndarray,
     maps: np.ndarray,
     source: np.ndarray,
     source_start: np.ndarray,
     pretrained: np.ndarray,
     start: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The mean over voters of every entry of every tensor, all tensors laid end to end.
 
     Entry (i_0, ..., i_d) of tensor t is a run of `runs[t]` numbers. Its place in voter v along a dimension is looked up
@@ -42,17 +44,24 @@ def scatter_mean(
         place_start: int64 (E,), where an expression's part of a row of `maps` starts.
         widths: int64 (E,), wanted entries along an expression.
         own_widths: int64 (V, E), each voter's entries.
+        full_widths: int64 (E,), the base's entries.
+        wanted: int64 (sum of widths,), positions in the base.
         maps: int64 (V, sum of widths), positions in the voter or -1.
         source: float (all voters' numbers), C order.
         source_start: int64 (V, T).
-        pretrained: float (wanted numbers), for entries that nobody holds.
-        start: int64 (T + 1,), where a tensor starts in `pretrained` and in the result.
+        pretrained: float, the base's numbers that are wanted, laid out like the result; read in mode PRETRAINED only.
+        start: int64 (T + 1,), where a tensor starts in the result.
 
     Returns:
-        (float64, shaped like `pretrained`; int64 (T,): numbers that nobody held).
+        (float64 (start[-1],): the means, 0 where nobody holds the entry; int64 (T,): how many entries that are;
+        int64: which they are, tensor after tensor, in the result; int64: and in the base).
     """
-    mean = np.zeros(len(pretrained), np.float64)
+    mean = np.zeros(start[-1], np.float64)
     missing = np.zeros(len(runs), np.int64)
+    cells = 0
+    for t in range(len(runs)):
+        cells += (start[t + 1] - start[t]) // runs[t]
+    to_cell, from_cell, found = np.empty(cells, np.int64), np.empty(cells, np.int64), 0
     for t in range(len(runs)):
         run = runs[t]
         outer = 1
@@ -94,12 +103,18 @@ def scatter_mean(
                         for r in range(run):
                             mean[to + r] += pretrained[to + r]
         for cell in range(outer * inner):
-            to = start[t] + cell * run
             if count[cell] == 0:
-                missing[t] += run
-                for r in range(run):
-                    mean[to + r] = pretrained[to + r]
+                at, rest, stride = 0, cell, 1
+                for d in range(last[t] - 1, first[t] - 1, -1):
+                    e = places[d]
+                    at += wanted[place_start[e] + rest % widths[e]] * stride
+                    rest //= widths[e]
+                    stride *= full_widths[e]
+                to_cell[found], from_cell[found] = cell, at
+                found += 1
+                missing[t] += 1
             elif count[cell] > 1:
+                to = start[t] + cell * run
                 for r in range(run):
                     mean[to + r] /= count[cell]
-    return mean, missing
+    return mean, missing, to_cell[:found], from_cell[:found]

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,7 +12,7 @@ from mvp.bases import load_base, register
 from mvp.nets import REGISTERED
 from mvp.plan import keep_counts, kept_indices, prunable
 from mvp.subnetwork import build, new_head
-from zoo.errors import OptionError
+from zoo.errors import OptionError, RecordError
 from zoo.records import SubNetwork, Task
 
 
@@ -202,3 +204,35 @@ def test_groups_concatenations_and_scalars():
 def test_an_unknown_way(tiny_cnn, tiny_sub):
     with pytest.raises(OptionError, match="present_mean, zero_fill or pretrained_fill"):
         average_weights([tiny_sub(tiny_cnn)], {}, how="median")
+
+
+def test_voters_whose_weights_contradict_their_channels_are_listed(tiny_cnn, tiny_sub):
+    good, other = tiny_sub(tiny_cnn, seed=1), tiny_sub(tiny_cnn, seed=2)
+    cut = {"conv1.weight": other.weights["conv1.weight"][:-1], "bn3.bias": np.zeros(99, np.float32)}
+    bad = dataclasses.replace(other, weights={**other.weights, **cut}, weights_digest="")
+    with pytest.raises(RecordError) as caught:
+        average_weights([good, bad], good.channels)
+    assert len(caught.value.problems) == 2 and "conv1.weight" in str(caught.value) and bad.id[:12] in str(caught.value)
+
+
+def test_weights_of_other_precisions_and_layouts(tiny_cnn, tiny_sub):
+    voters = [tiny_sub(tiny_cnn, seed=i) for i in range(3)]
+    channels = random_channels(tiny_cnn, 0.5, seed=8)
+    expected, _ = average_weights(voters, channels)
+    double = [{n: np.asfortranarray(t.astype(np.float64)) for n, t in v.weights.items()} for v in voters]
+    mixed = [dataclasses.replace(v, weights=w, weights_digest="") for v, w in zip(voters, double)]
+    got, _ = average_weights([mixed[0], voters[1], mixed[2]], channels)
+    for name, tensor in got.items():
+        assert tensor.dtype == np.float32 and tensor.flags.c_contiguous
+        assert np.array_equal(tensor, expected[name]), name
+
+
+def test_another_plan_of_the_same_base_is_seen(tiny_cnn, tiny_sub):
+    voters = [tiny_sub(tiny_cnn, seed=i) for i in range(2)]
+    average_weights(voters, voters[0].channels)
+    plan = copy.deepcopy(tiny_cnn.plan)
+    plan["axes"]["a1"]["unsupported"] = "a reason"
+    other = dataclasses.replace(tiny_cnn, plan=plan)
+    assert other == tiny_cnn
+    _, metrics = average_weights([dataclasses.replace(v, base=other) for v in voters], voters[0].channels)
+    assert "vote/fallback_share/a1" not in metrics and "vote/fallback_share/a2" in metrics
