@@ -128,6 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     _measure_options(sub)
     sub.add_argument("--keep", type=float, help="keep ratio; the voters' own by default")
     sub.add_argument("--tau", type=float, default=0.1, help="temperature of the vote; 0 takes the most votes")
+    sub.add_argument(
+        "--ballot", choices=("softmax", "deterministic", "k_of_n", "intersection"), default="softmax",
+        help="softmax: drawn, as in the paper; deterministic: the most votes; k_of_n, intersection: what --quorum or\n"
+        "all voters keep, as wide as it comes out",
+    )  # fmt: skip
+    sub.add_argument("--quorum", type=int, metavar="M", help="for k_of_n; more than half of the voters by default")
+    sub.add_argument(
+        "--weigh", choices=("similarity", "accuracy"), help="voters count by this instead of alike",
+    )  # fmt: skip
+    limit = sub.add_mutually_exclusive_group()
+    limit.add_argument("--macs", type=int, metavar="N", help="widths by vote share per cost, within N MACs an image")
+    limit.add_argument("--params", type=int, metavar="N", help="the same within N parameters")
+    sub.add_argument("--multiple", type=int, default=1, metavar="M", help="widths are multiples of M, e.g. 8")
+    sub.add_argument("--abstain", action="store_true", help="stop when the voters agree no more than random ones")
     sub.add_argument("--steps", type=int, default=100, help="fine-tuning steps")
     _run_options(sub)
 

@@ -152,13 +152,20 @@ def run_vote(args: argparse.Namespace) -> None:
     import zoo
     from mvp.finetune import finetune
     from mvp.score import SCORED, score
+    from mvp.trust import trust
     from mvp.vote import vote
 
     data, z = _task_data(args), zoo.open(args.zoo, create=False)
     base = _base(args, z)
     if args.by in SCORED:
         score(z, data, by=args.by, base=base.id, generator=args.generator, device=args.device)
-    sub = vote(z, data, k=args.k, by=args.by, keep=args.keep, tau=args.tau, seed=args.seed, base=base.id)
+    limits = {"macs": args.macs, "params": args.params}
+    sub = vote(
+        z, data, k=args.k, by=args.by, keep=args.keep, tau=args.tau, seed=args.seed, base=base.id, ballot=args.ballot,
+        quorum=args.quorum, weights=args.weigh, multiple=args.multiple, abstain=args.abstain,
+        budget={name: n for name, n in limits.items() if n is not None} or None,
+    )  # fmt: skip
+    sys.stdout.write(f"{trust(z, sub, steps=args.steps)}\n")
     sub = finetune(sub, data, steps=args.steps, device=args.device)
     z.add(sub)
     _show([z.get(p) for p in sub.parents], "voters")

@@ -413,3 +413,22 @@ def test_votes_at_chance_warn_or_abstain(tiny_cnn, tiny_sub):
     alike = [tiny_sub(tiny_cnn, channels={"a0": [1], "a1": [4]}, keep=0.1, seed=i) for i in range(3)]
     assert vote_from(alike, TASK, abstain=True) == vote_from(alike, TASK)
     assert vote_from(apart[:1], TASK, abstain=True).channels  # one voter agrees with nobody and contradicts nobody
+
+
+def test_the_command_line_has_ballots_weights_and_budgets(z, tiny_data, monkeypatch, capsys):
+    from mvp import cli, commands
+
+    monkeypatch.setattr(commands, "_task_data", lambda args: tiny_data(TASK.labels))
+    ask = ["vote", z.path, "--dataset", "tiny", "--classes", "apple,pear,truck", "--steps", "1", "--seed", "2"]
+    code = cli.main([*ask, "--ballot", "k_of_n", "--quorum", "1", "--weigh", "accuracy", "--params", "2500"])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "") and "vote not trusted" in out and "not calibrated: 0 finished votes" in out
+    sub = z.get(z.ids()[-1])
+    assert sub.params <= 2500 and sub.options["budget"] == {"params": 2500}
+    assert (sub.options["ballot"], sub.options["quorum"], sub.options["weights"]) == ("k_of_n", 1, "accuracy")
+    assert cli.main([*ask, "--multiple", "4"]) == 0
+    assert {len(kept) % 4 for kept in z.get(z.ids()[-1]).channels.values()} == {0}
+    capsys.readouterr()
+    assert cli.main([*ask, "--ballot", "softmax", "--quorum", "2"]) == 2 and "quorum" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*ask, "--macs", "1", "--params", "1"])
