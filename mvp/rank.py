@@ -12,6 +12,7 @@ voters that two measures choose is fine-tuned once.
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from mvp.data import Data
 from mvp.finetune import finetune
 from mvp.progress import bar
 from mvp.runfile import append_run, read_runs
+from mvp.trust import WeakVoteWarning
 from mvp.vote import vote_from
 from zoo.bootstrap import Estimate, drawn_targets, estimate, task_weights
 from zoo.errors import EmptyZooError, MissingScoresError, NotFoundError, OptionError, UnknownLabelsError
@@ -278,7 +280,10 @@ def _run(
         accuracy, seconds = made[key].accuracy, made[key].seconds
     else:
         started = time.perf_counter()
-        sub = vote_from([z.get(i) for i in ids], data.task, keep=keep, seed=seed)
+        with warnings.catch_warnings():
+            # Far voters are asked on purpose, to see what comes of them.
+            warnings.simplefilter("ignore", WeakVoteWarning)
+            sub = vote_from([z.get(i) for i in ids], data.task, keep=keep, seed=seed)
         tuned = finetune(sub, data, steps=steps, seed=seed, device=device, progress=False)
         accuracy, seconds = tuned.accuracy or 0.0, time.perf_counter() - started
     return Run(

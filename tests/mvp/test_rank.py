@@ -59,6 +59,11 @@ def test_a_run_is_a_vote_fine_tuned(z, result):
     assert run.accuracy == finetune(sub, data, steps=2, seed=1).accuracy and run.keep == 0.5 and run.seconds > 0
 
 
+def test_weak_votes_are_no_news_here(z, recwarn):
+    asked(z, by=["leep"], steps=0, seeds=(0,))
+    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
+
+
 def test_a_set_of_voters_is_fine_tuned_once_and_a_second_start_only_makes_what_is_missing(
     z, result, tmp_path, monkeypatch
 ):
