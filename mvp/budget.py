@@ -141,7 +141,7 @@ class Budget:
         if smallest > self.limit:
             raise OptionError(
                 f"{self.base.name}: the budget of {self.limit:,} {self.constraint} cannot be met",
-                got=f"{smallest:,} with the fewest units allowed", hint="Keep more, or lower the floor of each axis.",
+                got=f"{smallest:,} with the fewest units allowed", hint="Raise it, or ask for less of each axis.",
             )  # fmt: skip
         counts = dict(start)
         while steps:

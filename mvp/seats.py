@@ -58,7 +58,7 @@ def widths_of(
         asked = elected if keep is None else keep_counts(base.plan, keep)
         return {a: nearest_width(min(asked[a], elected[a]), rungs[a]) for a in elected}
     least = keep_counts(base.plan, budget.equal() / 2)
-    gains, allowed = {}, {}
+    gains, allowed, floors = {}, {}, {}
     for axis, order in election.order.items():
         n, rung = elected[axis], rungs[axis]
         info = axes[axis]
@@ -69,5 +69,8 @@ def widths_of(
         gains[axis] = shares + beta
         top = min(max(n, rung[0]), widest[axis])
         floor = rung[rung <= max(min(least[axis], top), rung[0])][-1]
-        allowed[axis] = rung[(rung >= floor) & (rung <= top)]
+        allowed[axis], floors[axis] = rung[rung <= top], int(floor)
+    # Multiples can make the least widths of narrow axes so costly that no floor fits beside them.
+    if budget.cost(floors) <= budget.limit:
+        allowed = {axis: rung[rung >= floors[axis]] for axis, rung in allowed.items()}
     return budget.widths(gains, allowed)

@@ -77,8 +77,8 @@ def vote(
             `mvp.ballot.weigh`. A quorum counts heads all the same.
         budget: {"macs": n} or {"params": n} that the sub-network with its head stays within, instead of `keep`. Widths
             follow from vote shares per cost (`mvp.budget.Budget.widths`); no axis gets less than half of what equal
-            widths within the budget would leave it, as far as the ballot elects so many (LcP's floor, relative to the
-            budget). The voters may have any widths.
+            widths within the budget would leave it, as far as the ballot elects so many and `multiple` lets it (LcP's
+            floor, relative to the budget). The voters may have any widths.
         compensation: With a budget, {axis or layer: beta}, added to the vote shares (0..1) of the axis's channels; the
             betas of several layers of one axis add up (LcP, Chin et al. 2018, Eq. 9).
         multiple: Widths are multiples of this, for hardware: the largest within a budget, else the nearest to what

@@ -432,3 +432,22 @@ def test_the_command_line_has_ballots_weights_and_budgets(z, tiny_data, monkeypa
     assert cli.main([*ask, "--ballot", "softmax", "--quorum", "2"]) == 2 and "quorum" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main([*ask, "--macs", "1", "--params", "1"])
+
+
+def test_multiples_may_take_what_a_floor_would_have_left(tiny_cnn, tiny_sub):
+    voters = [tiny_sub(tiny_cnn, keep=0.9, seed=i) for i in range(2)]
+    sizes = {a: tiny_cnn.plan["axes"][a]["n"] for a in voters[0].channels}
+    least = {a: np.arange(4) for a in sizes}  # the fewest units that multiples of 4 allow
+    limit = cost(tiny_cnn, least, 3)[1]
+    sub = vote_from(voters, TASK, multiple=4, budget={"macs": limit})
+    assert widths(sub) == dict.fromkeys(sizes, 4) and sub.macs == limit
+    with pytest.raises(OptionError, match="cannot be met"):
+        vote_from(voters, TASK, multiple=4, budget={"macs": limit - 1})
+
+
+def test_no_axis_gets_less_than_half_of_equal_widths(tiny_cnn, tiny_sub):
+    # Nobody keeps more than one channel of a0, which is the dearest axis.
+    voters = [tiny_sub(tiny_cnn, channels={"a0": [i]}, keep=0.5, seed=i) for i in range(3)]
+    limit = cost(tiny_cnn, {a: np.arange(n) for a, n in keep_counts(tiny_cnn.plan, 0.5).items()}, 3)[1]
+    sub = vote_from(voters, TASK, budget={"macs": limit})
+    assert all(len(sub.channels[a]) >= n for a, n in keep_counts(tiny_cnn.plan, 0.25).items())
