@@ -4,7 +4,7 @@ longer than everything else that opening a zoo does.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,32 @@ def codes(column: "pa.ChunkedArray | pa.Array", known: Sequence[Any] = ()) -> tu
         mine = np.array([place.setdefault(v, len(place)) for v in encoded.dictionary.to_pylist()] or [0], np.int32)
         parts.append(mine[_buffer(encoded.indices, "<i4")])
     return np.concatenate(parts), list(place)
+
+
+class ColumnSource(Protocol):
+    """Rows whose columns are read when they are asked for (`zoo.columns.Columns`)."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns there are."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray: ...
+
+    def select(self, names: Sequence[str], start: int = 0) -> pa.Table:
+        """Some columns of the rows from `start` on."""
+
+    def table(self) -> pa.Table:
+        """All columns."""
+
+    def row(self, i: int) -> dict[str, Any]:
+        """One row with all its fields."""
+
+
+def taken(table: pa.Table, rows: Ints) -> pa.Table:
+    """Rows in an order; as they are where that is theirs."""
+    return table if np.array_equal(rows, np.arange(len(table))) else table.take(indices(rows))
 
 
 class TextLists(Sequence[tuple[Any, ...]]):

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from zoo import arrow
-from zoo.arrays import numbers
-from zoo.snapshot import taken
+from zoo.arrays import numbers, taken
 from zoo.tables import Table
 
 Ints = npt.NDArray[np.int64]

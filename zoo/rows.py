@@ -13,9 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zoo.arrays import Codes, TextLists, codes, indices, numbers
+from zoo.arrays import Codes, ColumnSource, TextLists, codes, indices, numbers
 from zoo.channels import Packed, channel_keys, pack_column, plan_of
-from zoo.columns import Columns
 from zoo.errors import NotFoundError, OptionError
 from zoo.records import SubNetwork, Task
 from zoo.snapshot import KEPT, MIN_PREFIX
@@ -41,7 +40,7 @@ class Snapshot(Protocol):
     token: str
     bases: pa.Table
     tasks: pa.Table
-    subnetworks: Columns | pa.Table
+    subnetworks: ColumnSource | pa.Table
     scores: pa.Table
 
 
@@ -241,22 +240,6 @@ class Rows:
         """Rows whose set of classes is the target's, in any order."""
         size = len(target.labels)
         return (self.shared(target) == size) & (self.labels.lengths == size)
-
-    def shared_matrix(self, which: Ints) -> Ints:
-        """Classes that pairs of rows share, int64 (m, m); the same rule as `shared`."""
-
-        def products(classes: list[set[Any]]) -> Ints:
-            place = {c: i for i, c in enumerate(dict.fromkeys(c for group in classes for c in group))}
-            hot = np.zeros((len(classes), len(place)), np.float32)
-            for i, group in enumerate(classes):
-                hot[i, [place[c] for c in group]] = 1
-            return (hot @ hot.T).astype(np.int64)
-
-        labels = [set(self.labels[i]) for i in which]
-        unsaid = np.array([self.datasets[i] is None for i in which], bool)
-        by_name = products(labels)
-        by_class = products([{(self.datasets[i], label) for label in group} for i, group in zip(which, labels)])
-        return np.where(unsaid[:, None] | unsaid[None, :], by_name, by_class)
 
     def plan(self, base_id: str) -> dict[str, Any]:
         """The channel plan of a base."""

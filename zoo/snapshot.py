@@ -4,18 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zoo.arrays import codes, indices, numbers
+from zoo.arrays import ColumnSource, codes, numbers, taken
 from zoo.errors import NotFoundError, OptionError
-
-if TYPE_CHECKING:
-    from zoo.columns import Columns
 
 # The order in which an add writes; reading pins the tables in the reverse order, so that no reference dangles.
 WRITE_ORDER = ("bases", "tasks", "subnetworks", "scores")
@@ -59,7 +55,7 @@ class Snapshot:
     token: str
     bases: pa.Table = field(repr=False)
     tasks: pa.Table = field(repr=False)
-    subnetworks: "Columns | pa.Table" = field(repr=False)
+    subnetworks: ColumnSource | pa.Table = field(repr=False)
     scores: pa.Table = field(repr=False)
     before: "Snapshot | None" = field(default=None, repr=False)
 
@@ -145,8 +141,3 @@ def order(name: str, table: pa.Table) -> pa.Table:
     else:
         chosen = np.unique(same, return_index=True)[1]
     return taken(table, rows[np.sort(chosen)])
-
-
-def taken(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Rows in an order; as they are where that is theirs."""
-    return table if np.array_equal(rows, np.arange(len(table))) else table.take(indices(rows))

@@ -1,4 +1,4 @@
-"""A large zoo of made-up records, and how long it takes to open, ask and add to: `python -m tests.benchmarks.large 100000`.
+"""A large zoo of made-up records, and how long it takes to open and ask: `python -m tests.benchmarks.large 100000`.
 
 The records are rows as the store writes them (a ResNet-18's channel sets at keep 0.1, a 512-d embedding of half
 precision, five classes of CIFAR-100); their weights are not there. Each figure comes from a process of its own.
@@ -84,7 +84,7 @@ def make(path: Path, n: int) -> None:
     z.compact()
 
 
-def _time():  # noqa: ANN202
+def _time():
     from datetime import UTC, datetime
 
     return datetime.now(UTC)
@@ -94,7 +94,7 @@ def ask(path: str) -> dict[str, float]:
     """Opens the zoo and asks it, in this process; seconds, and MB at the peak."""
     figures = {}
 
-    def clock(name, run, times=1):  # noqa: ANN001, ANN202
+    def clock(name, run, times=1):
         best = []
         for _ in range(times):
             started = time.perf_counter()

@@ -35,18 +35,16 @@ def naive_shared(a, b):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_shared_classes_of_one_target_and_of_all_pairs(seed):
+def test_shared_classes_of_a_target(seed):
     snapshot = mixed(seed)
     rows, subs = Rows(snapshot), snapshot.subnetworks.to_pylist()
-    which = np.array(random.Random(seed).sample(range(30), 12))
-    matrix = rows.shared_matrix(which)
-    assert matrix.tolist() == [[naive_shared(subs[i], subs[j]) for j in which] for i in which]
-    for i in which:
-        assert rows.shared(rows.target(i))[which].tolist() == matrix[which.tolist().index(i)].tolist()
+    for i in random.Random(seed).sample(range(30), 12):
+        expected = [naive_shared(subs[i], other) for other in subs]
+        assert rows.shared(rows.target(i)).tolist() == expected
+        assert [rows.shared_with(rows.target(i), j) for j in range(30)] == expected
         assert rows.same_classes(rows.target(i)).tolist() == [
             naive_shared(subs[i], s) == len(subs[i]["labels"]) == len(s["labels"]) for s in subs
         ]
-    assert rows.shared_matrix(np.empty(0, np.int64)).shape == (0, 0)
 
 
 def test_rows_are_read_once_and_kept_with_the_snapshot():
@@ -175,3 +173,25 @@ def test_of_scores_of_several_devices_the_last_counts():
     zoo = make_snapshot([sub_row("a", "ta", CATS)], [score_row("a", "x", -1.0), score_row("a", "x", -0.5)],
                         tasks=[{"id": "x", "dataset": "d", "labels": DOGS, "synsets": DOGS}])  # fmt: skip
     assert nearest(zoo, "x", by="leep", k=1).score == (-0.5,)
+
+
+def naive_class_sets(subs):
+    return [(s["dataset"], frozenset(s["labels"])) for s in subs]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_equal_classes_have_equal_numbers(seed):
+    snapshot = mixed(seed)
+    rows, keys = Rows(snapshot), naive_class_sets(snapshot.subnetworks.to_pylist())
+    numbers = rows.class_sets.tolist()
+    assert all((a == b) == (keys[i] == keys[j]) for i, a in enumerate(numbers) for j, b in enumerate(numbers))
+    assert max(numbers) < len(rows), "they are places"
+
+
+def test_best_first_and_the_rank_of_ids():
+    values = [0.5, None, 0.9, 0.5, None, 0.1]
+    rows = Rows(make_snapshot([sub_row(f"s{(i * 5) % 6}", f"t{i}", accuracy=v) for i, v in enumerate(values)]))
+    assert [sorted(rows.ids).index(id) for id in rows.ids] == rows.id_rank.tolist()
+    expected = sorted(range(6), key=lambda i: (-(values[i] if values[i] is not None else -9), rows.ids[i]))
+    assert rows.best_first.tolist() == expected
+    assert rows.where("dataset", ("d",)).all() and not rows.where("producer", ("random",)).any()
