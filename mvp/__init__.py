@@ -8,11 +8,13 @@ from mvp.importer import import_subnetwork
 from mvp.populate import populate
 from mvp.pretrain import pretrain
 from mvp.producers import producers, prune
+from mvp.responses import cache_responses
 from mvp.score import score
+from mvp.search import search
 from mvp.subnetwork import build
-from mvp.vote import vote, vote_from
+from mvp.vote import vote, vote_from, vote_nested
 
 __all__ = [
-    "build", "data", "finetune", "import_subnetwork", "load_base", "populate", "pretrain", "producers", "prune",
-    "register_base", "score", "vote", "vote_from",
+    "build", "cache_responses", "data", "finetune", "import_subnetwork", "load_base", "populate", "pretrain",
+    "producers", "prune", "register_base", "score", "search", "vote", "vote_from", "vote_nested",
 ]  # fmt: skip

@@ -146,6 +146,32 @@ def _parser() -> argparse.ArgumentParser:
     _run_options(sub)
 
     sub = command(
+        "responses", commands.run_responses,
+        "Run every sub-network once on a probe, so that LEEP of new tasks needs no forward pass.",
+        "mvp responses my.zoo --dataset cifar100 --root data/cifar100\n"
+        "         zoo nearest my.zoo --labels apple,pear,orange --dataset cifar100 --by leep_probe",
+    )  # fmt: skip
+    sub.add_argument("zoo")
+    sub.add_argument("--base", help="the base when the zoo has several")
+    _data_options(sub)
+    sub.add_argument("--images", type=int, default=1000, help="images of the probe; 1,000 are 10 KB a sub-network")
+    _run_options(sub)
+
+    sub = command(
+        "search", commands.run_search,
+        "Find the nearest tasks by LEEP, with fewer forward passes than there are sub-networks.",
+        "mvp search my.zoo --dataset digits --classes 0,1,2,3,4 -k 3 --passes 24",
+    )  # fmt: skip
+    sub.add_argument("zoo")
+    sub.add_argument("--base", help="the base when the zoo has several")
+    _data_options(sub)
+    sub.add_argument("--classes", required=True, help="class names, comma-separated")
+    sub.add_argument("-k", type=int, default=3, help="how many")
+    sub.add_argument("--passes", type=int, default=24, help="sub-networks to run")
+    sub.add_argument("--images", type=int, help="use at most this many training images")
+    _run_options(sub)
+
+    sub = command(
         "finetune", commands.run_finetune, "Fine-tune a stored sub-network and add the result.",
         "mvp finetune my.zoo 3fa9c2d1 --dataset cifar100 --root data/cifar100 --steps 100",
     )  # fmt: skip
@@ -169,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     _measure_options(sub)
     sub.add_argument("--steps", default=(10, 30, 100), type=_numbers, help="when accuracy is measured, e.g. 10,30,100")
     sub.add_argument("--long", type=int, metavar="J", help="also prune each task with IFP for J steps")
-    sub.add_argument("--out", help="folder for runs.csv and starts.png")
+    sub.add_argument("--out", help="folder for runs.csv (a second start goes on with it) and starts.png")
     _run_options(sub)
     sub.set_defaults(seed=1000)
 
@@ -256,7 +282,9 @@ def _producer_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _measure_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--by", default="wup", help="similarity measure: wup, leep, prototype, stamp")
+    sub.add_argument(
+        "--by", default="wup", help="similarity measure: wup, leep, nce, logme, hscore, prototype, task2vec, stamp"
+    )
     sub.add_argument("--generator", metavar="FILE", help="for --by stamp: a file of `mvp meta-train`, the zoo's own")
 
 

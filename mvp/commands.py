@@ -172,6 +172,29 @@ def run_vote(args: argparse.Namespace) -> None:
     _show([sub], f"added to {args.zoo}")
 
 
+def run_responses(args: argparse.Namespace) -> None:
+    """Fills the response cache and says how far off LEEP from it is."""
+    import zoo
+    from mvp.responses import cache_responses
+
+    z = zoo.open(args.zoo, create=False)
+    report = cache_responses(z, _data(args), images=args.images, base=args.base, seed=args.seed, device=args.device)
+    sys.stdout.write(f"{report}\n")
+
+
+def run_search(args: argparse.Namespace) -> None:
+    """Finds the nearest by LEEP with few forward passes."""
+    import zoo
+    from mvp.search import search
+
+    z = zoo.open(args.zoo, create=False)
+    found = search(
+        z, _task_data(args), k=args.k, passes=args.passes, base=args.base, images=args.images, seed=args.seed,
+        device=args.device,
+    )  # fmt: skip
+    sys.stdout.write(f"{found}\n")
+
+
 def run_finetune(args: argparse.Namespace) -> None:
     """Fine-tunes a stored sub-network and adds the result."""
     import zoo
@@ -202,15 +225,13 @@ def run_compare(args: argparse.Namespace) -> None:
     if args.by in SCORED:
         for data in tasks:
             score(z, data, by=args.by, generator=args.generator, device=args.device)
+    folder = Path(args.out) if args.out else None
     result = compare(
         z, tasks, by=args.by, steps=args.steps, seeds=range(args.seeds), long_steps=args.long,
-        device=args.device,
+        out=folder and folder / "runs.csv", device=args.device,
     )  # fmt: skip
     sys.stdout.write(f"{result}\n")
-    if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        result.to_pandas().to_csv(folder / "runs.csv", index=False)
+    if folder:
         result.plot(str(folder / "starts.png"))
         sys.stdout.write(f"{folder}: runs.csv, starts.png\n")
 
@@ -244,8 +265,9 @@ def run_measures(args: argparse.Namespace) -> None:
 
     import zoo
     from mvp.data import draw_tasks
-    from mvp.rank import MAY_VOTE, rank
+    from mvp.rank import rank
     from mvp.score import OF_SUBNETWORKS, OF_TASKS, SCORED, embed_stored, score
+    from mvp.vote import PRUNED
 
     z, source = zoo.open(args.zoo, create=False), _data(args)
     drawn = draw_tasks(source.labels, args.tasks, n_classes=args.n_classes, seed=args.seed)
@@ -256,7 +278,7 @@ def run_measures(args: argparse.Namespace) -> None:
         embed_stored(z, source, by=name, **some)
     for data in tasks:
         if passes := [m for m in names if m in OF_SUBNETWORKS or m in OF_TASKS]:
-            score(z, data, by=passes, where=MAY_VOTE, **some)
+            score(z, data, by=passes, where=PRUNED, **some)
         if "stamp" in names:
             score(z, data, by="stamp", generator=args.generator, device=args.device)
     folder = Path(args.out) if args.out else None

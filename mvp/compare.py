@@ -1,10 +1,12 @@
 """What a start is worth: voted, far, random and long-pruned sub-networks, fine-tuned equally on held-out tasks."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,11 +14,13 @@ from mvp.data import Data
 from mvp.finetune import make_optimizer, run_steps
 from mvp.producers import prune
 from mvp.progress import bar
+from mvp.runfile import append_run, read_runs
 from mvp.subnetwork import build
 from mvp.train import InputSpec, accuracy, pick_device, place
-from mvp.vote import vote_from
+from mvp.trust import WeakVoteWarning
+from mvp.vote import PRUNED, vote_from
 from zoo.errors import EmptyZooError, OptionError
-from zoo.records import SubNetwork
+from zoo.records import Base, SubNetwork
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,19 +29,46 @@ if TYPE_CHECKING:
     from zoo import Zoo
 
 RANDOM = "random"
-_MAY_VOTE = "generation = 0 and kind = 'structured' and mode = 'coupled' and init = 'pretrained'"
+
+
+class Plan(NamedTuple):
+    """One fine-tuning, as far as it decides what is measured."""
+
+    task: str
+    seed: int
+    start: str
+    until: int
+    made_of: str
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: accuracy in 0..1 on the test split after some steps, from one start, for one task and seed."""
+    """What was measured along one fine-tuning.
 
-    task: int
+    Attributes:
+        task: Class names, joined by commas.
+        seed: Seed of vote, head and batches.
+        start: "nearest 3", "random", ...
+        until: Steps of the whole run, which its learning rate follows.
+        made_of: Id of the sub-network that it started from; of "IFP" that of the base.
+        steps: When accuracy was measured.
+        accuracy: On the test split, in 0..1.
+        seconds: Since the start of the run.
+    """
+
+    task: str
     seed: int
     start: str
+    until: int
+    made_of: str
     steps: int
     accuracy: float
     seconds: float
+
+    @property
+    def plan(self) -> Plan:
+        """What decided it."""
+        return Plan(self.task, self.seed, self.start, self.until, self.made_of)
 
 
 @dataclass(frozen=True)
@@ -147,6 +178,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     base: str | None = None,
     long_steps: int | None = None,
+    out: str | Path | None = None,
     device: str | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -166,12 +198,14 @@ def compare(
         seeds: Seeds of vote, head and batches.
         base: Id of the base when the zoo has several.
         long_steps: Also prune each task from the base with IFP for this many steps, as reference.
+        out: CSV file; what a run measured is appended when it ends, and runs that it holds are not made again.
         device: CUDA when there is one, when None.
         progress: Show a progress bar when the output is a terminal.
 
     Raises:
         OptionError: No tasks, steps or seeds.
         EmptyZooError: Fewer candidates than voters.
+        DataError: The CSV file is not one of these.
     """
     voters = [*nearest, *farthest]
     if not tasks or not steps or not seeds or not voters or min(steps) < 1 or min(voters) < 1:
@@ -179,13 +213,14 @@ def compare(
             "nothing to compare", expected="a task, a seed, a number of steps >= 1 and a number of voters >= 1, or more"
         )
     chosen, where = z.base(base), pick_device(device)
+    file = _File(out)
     runs: list[Run] = []
     best = []
     per_task = len(seeds) * (len(nearest) + len(farthest) + 1 + (long_steps is not None))
     with bar(progress=progress) as shown:
         line = shown.add_task("compare", total=len(tasks) * per_task)
-        for t, data in enumerate(tasks):
-            ranked = z.nearest(data.task, k=None, by=by, base=chosen.id, where=_MAY_VOTE).id
+        for data in tasks:
+            ranked = z.nearest(data.task, k=None, by=by, base=chosen.id, where=PRUNED).id
             if len(ranked) < max(voters):
                 raise EmptyZooError(
                     f"{len(ranked)} tasks of the zoo may vote for {', '.join(data.labels)}",
@@ -198,23 +233,50 @@ def compare(
                 starts[RANDOM] = prune(chosen, data, producer="random", keep=keep, seed=seed, device=device)
                 if seed == seeds[0]:
                     best.append(next(iter(starts.values())))
+                task = ",".join(data.labels)
                 for name, sub in starts.items():
-                    runs += _curve(sub, data, t, name, sorted(steps), seed, where)
+                    plan = Plan(task, seed, name, max(steps), sub.id)
+                    runs += file.get(plan, steps) or file.put(_curve(plan, sub, data, sorted(steps), where))
                     shown.advance(line)
                 if long_steps is not None:
-                    started = time.perf_counter()
-                    sub = prune(chosen, data, keep=keep, seed=seed, device=device, steps=long_steps, progress=False)
-                    seconds = time.perf_counter() - started
-                    runs.append(Run(t, seed, f"IFP {long_steps}", long_steps, sub.accuracy or 0.0, seconds))
+                    plan = Plan(task, seed, f"IFP {long_steps}", long_steps, chosen.id)
+                    runs += file.get(plan, [long_steps]) or file.put([_long(plan, chosen, data, keep, device)])
                     shown.advance(line)
     return Comparison(tuple(runs), by, tuple(best))
 
 
+class _File:
+    """The runs that a file holds, and those that are added to it."""
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.path = path
+        self.held = {(run.plan, run.steps): run for run in read_runs(Run, path)}
+
+    def get(self, plan: Plan, steps: Sequence[int]) -> list[Run]:
+        """What was measured of this plan after these steps, or nothing unless all of it was."""
+        found = [self.held.get((plan, n)) for n in sorted(steps)]
+        return [run for run in found if run is not None] if None not in found else []
+
+    def put(self, runs: list[Run]) -> list[Run]:
+        for run in runs:
+            append_run(run, self.path)
+        return runs
+
+
 def _voted(z: "Zoo", ids: Sequence[str], data: Data, seed: int) -> SubNetwork:
-    return vote_from([z.get(i) for i in ids], data.task, seed=seed)
+    with warnings.catch_warnings():
+        # Votes of far tasks are here to be compared, however little their voters agree.
+        warnings.simplefilter("ignore", WeakVoteWarning)
+        return vote_from([z.get(i) for i in ids], data.task, seed=seed)
 
 
-def _curve(sub: SubNetwork, data: Data, task: int, start: str, steps: list[int], seed: int, where: Any) -> list[Run]:
+def _long(plan: Plan, base: Base, data: Data, keep: float, device: str | None) -> Run:
+    started = time.perf_counter()
+    sub = prune(base, data, keep=keep, seed=plan.seed, device=device, steps=plan.until, progress=False)
+    return Run(*plan, plan.until, sub.accuracy or 0.0, time.perf_counter() - started)
+
+
+def _curve(plan: Plan, sub: SubNetwork, data: Data, steps: list[int], where: Any) -> list[Run]:
     model, spec = place(build(sub), where), InputSpec.of(dict(sub.base.input))
     runs = []
     started = time.perf_counter()
@@ -223,10 +285,10 @@ def _curve(sub: SubNetwork, data: Data, task: int, start: str, steps: list[int],
         if done in steps:
             seconds = time.perf_counter() - started
             top1 = accuracy(model, data.test_images, data.test_labels, spec, device=where)
-            runs.append(Run(task, seed, start, done, top1, seconds))
+            runs.append(Run(*plan, done, top1, seconds))
 
     run_steps(
-        model, make_optimizer(model, sub.base), data, spec, steps=steps[-1], batch_size=128, seed=seed, device=where,
-        after=measure,
+        model, make_optimizer(model, sub.base), data, spec, steps=plan.until, batch_size=128, seed=plan.seed,
+        device=where, after=measure,
     )  # fmt: skip
     return runs

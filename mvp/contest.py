@@ -1,11 +1,10 @@
 """Every producer on the same tasks, at equal kept MACs and equal fine-tuning steps: `mvp contest`."""
 
-import csv
 import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ from mvp.plan import prunable
 from mvp.populate import draw_sources
 from mvp.producers import Producer, check_keep, needs_sources, producers, prune, recorded, resolve
 from mvp.progress import bar
-from zoo.errors import DataError, OptionError
+from mvp.runfile import append_run, read_runs
+from zoo.errors import OptionError
 from zoo.records import Base
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def contest(
     check_keep(keep)
     if not tasks or not entries or not seeds or steps < 0:
         raise OptionError("nothing to contest", expected="a task, an entry, a seed and steps >= 0, or more")
-    made = {run.key: run for run in _read(out)}
+    made = {run.key: run for run in read_runs(Run, out)}
     runs = []
     with bar(progress=progress) as shown:
         line = shown.add_task("contest", total=len(tasks) * len(entries) * len(seeds))
@@ -244,7 +244,7 @@ def contest(
                     key = (entry.name, options, own.id, ",".join(labels), seed, keep, steps)
                     if key not in made:
                         made[key] = _run(key, entry.producer, own, data, others, device)
-                        _append(out, made[key])
+                        append_run(made[key], out)
                     runs.append(made[key])
                     shown.advance(line)
     from mvp.subnetwork import cost
@@ -266,32 +266,3 @@ def _run(
         params=sub.params, producer_steps=sub.metrics.get("steps", math.nan), seconds=seconds,
         finetune_seconds=tuned.metrics["finetune_seconds"],
     )  # fmt: skip
-
-
-def _read(out: str | Path | None) -> list[Run]:
-    if out is None or not Path(out).exists():
-        return []
-    types = {"int": int, "float": float, "str": str}
-    with Path(out).open(newline="", encoding="utf-8") as stream:
-        try:
-            return [
-                Run(**{f.name: types[getattr(f.type, "__name__", str(f.type))](row[f.name]) for f in fields(Run)})
-                for row in csv.DictReader(stream)
-            ]
-        except (KeyError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{out} does not hold runs of a contest", got=str(error), hint="Give another file, or delete it."
-            ) from error
-
-
-def _append(out: str | Path | None, run: Run) -> None:
-    if out is None:
-        return
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(Run)])
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(run))

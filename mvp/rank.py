@@ -24,14 +24,11 @@ from mvp.progress import bar
 from mvp.ranking import Ranking, Run
 from mvp.runfile import append_run, read_runs
 from mvp.trust import WeakVoteWarning
-from mvp.vote import vote_from
+from mvp.vote import PRUNED, vote_from
 from zoo.errors import EmptyZooError, MissingScoresError, NotFoundError, OptionError, UnknownLabelsError
 
 if TYPE_CHECKING:
     from zoo import Neighbours, Zoo
-
-# Voters as `mvp.vote` takes them, and none that was voted itself.
-MAY_VOTE = "generation = 0 and kind = 'structured' and mode = 'coupled' and init = 'pretrained'"
 
 
 def rank(
@@ -87,7 +84,7 @@ def rank(
         rankings = []
         try:
             for data in tasks:
-                ranking = z.nearest(data.task, k=None, by=measure, base=chosen.id, where=MAY_VOTE)
+                ranking = z.nearest(data.task, k=None, by=measure, base=chosen.id, where=PRUNED)
                 rankings.append((data, measure, ranking))
                 if len(ranking) < k * groups:
                     raise EmptyZooError(

@@ -104,7 +104,7 @@ def score(
         run_on, spec = pick_device(device), InputSpec.of(dict(chosen.input))
         inputs = data.train_images.to(run_on)  # moved once for all candidates
         labels = data.train_labels.numpy()
-        for i in track(_candidates(z, chosen, where), ", ".join(measures), progress=progress):
+        for i in track(candidates_of(z, chosen, where), ", ".join(measures), progress=progress):
             model = place(build(z.get(i)), run_on)
             logits, features = logits_and_features(model, chosen.plan, inputs, spec, device=run_on)
             theta = logits.softmax(1).numpy()
@@ -204,7 +204,7 @@ def score_pairs(
     images, labels = source.train_images[rows_used].to(run_on), source.train_labels[rows_used].numpy()
     spec, written = InputSpec.of(dict(chosen.input)), 0
     have = _scored(z)
-    candidates = [i for i in _candidates(z, chosen, None) if ids is None or i in ids]
+    candidates = [i for i in candidates_of(z, chosen, None) if ids is None or i in ids]
     for i in track(candidates, "LEEP of all pairs", progress=progress):
         missing = [t for t, task in enumerate(tasks) if (i, task.id) not in have]
         if not missing:
@@ -216,7 +216,8 @@ def score_pairs(
     return written
 
 
-def _candidates(z: "Zoo", base: Base, where: str | None) -> list[str]:
+def candidates_of(z: "Zoo", base: Base, where: str | None) -> list[str]:
+    """Ids of the sub-networks of a base, oldest first, those that meet a SQL condition."""
     allowed = None if where is None else matching_ids(z.snapshot(), where)
     rows = z.sql("select id from subnetworks where base_id = ? order by created_at, id", [base.id]).fetchall()
     return [i for (i,) in rows if allowed is None or i in allowed]

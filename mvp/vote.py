@@ -26,6 +26,10 @@ Head = Literal["random", "pretrained", "neighbours"]
 Weigh = Literal["similarity", "accuracy"]
 _QUORUM = ("k_of_n", "intersection")
 
+# Sub-networks that can vote, and those of them that were pruned and not voted themselves.
+MAY_VOTE = "kind = 'structured' and mode = 'coupled' and init = 'pretrained'"
+PRUNED = f"generation = 0 and {MAY_VOTE}"
+
 
 def vote(
     z: "Zoo",
@@ -102,10 +106,8 @@ def vote(
     """
     task = target.task if isinstance(target, Data) else target
     chosen = z.base(base)
-    # Only structured, coupled sub-networks that started from the pre-trained weights can vote.
-    allowed = "kind = 'structured' and mode = 'coupled' and init = 'pretrained'"
     found = z.nearest(
-        task, k=k, by=by, base=chosen.id, producer=producer, where=allowed, exclude=exclude, group=group,
+        task, k=k, by=by, base=chosen.id, producer=producer, where=MAY_VOTE, exclude=exclude, group=group,
         sample=None if group is None else seed,
     )  # fmt: skip
     voters = [z.get(i) for i in found.id]

@@ -78,9 +78,7 @@ def drawn_targets(values: Floats, weights: Floats) -> Floats:
     return _ratio(sums, np.einsum("bn,ung->ubg", weights, known.astype(np.float64)))
 
 
-def drawn_pairs(
-    lines: Sequence[Sequence[Words]], group: Groups, groups: int, weights: Floats
-) -> tuple[Floats, Floats]:
+def drawn_pairs(lines: Sequence[Sequence[Words]], group: Groups, groups: int, weights: Floats) -> tuple[Floats, Floats]:
     """Mean IoU by group in each resample of tasks, which are drawn as targets and as neighbours.
 
     Args:

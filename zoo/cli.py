@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from zoo.handle import Zoo
 
 BAD_INPUT, DAMAGED = 2, 1
-_MEASURES = ("wup", "leep", "prototype", "stamp", "mask_iou")
+_MEASURES = (
+    "wup", "leep", "leep_probe", "nce", "logme", "hscore", "prototype", "stamp", "task2vec", "mask_iou",
+)  # fmt: skip
 _PATH = "folder or URL of a zoo, or the word `sample` for the one that ships with the project"
 
 
@@ -124,6 +126,13 @@ def _parser() -> _Parser:
     )  # fmt: skip
     one.add_argument("query", metavar="QUERY", help="one SELECT statement")
     one.add_argument("--param", action="append", default=[], metavar="VALUE", help="value of the next ? (repeat it)")
+    one = command(
+        "recall", _recall,
+        "How many of the nearest by LEEP `mvp search` would find: each stored task is left out in turn.",
+        "zoo recall sample -k 5",
+    )  # fmt: skip
+    one.add_argument("-k", type=int, default=5, help="how many nearest are looked for")
+    one.add_argument("--passes", type=_counts, default=(6, 10, 16, 24, 32), help="numbers of forward passes: 6,10,16")
     command("verify", _verify, "Check every byte of a zoo; exit code 1 where it is damaged.", "zoo verify my.zoo")
     return parser
 
@@ -218,6 +227,17 @@ def _nearest(arguments: argparse.Namespace) -> int:
         return _json(found.table().rows())
     _say(str(found))
     return 0
+
+
+def _recall(arguments: argparse.Namespace) -> int:
+    from zoo.landmarks import recall
+
+    _say(str(recall(_open(arguments).snapshot(), k=arguments.k, passes=arguments.passes)))
+    return 0
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _iou(arguments: argparse.Namespace) -> int:

@@ -214,7 +214,8 @@ class Zoo:
         Args:
             task: A Task, a SubNetwork, labels, or the id of a stored task or sub-network.
             k: How many; None = all.
-            by: "wup" | "leep" | "prototype" | "stamp" | "mask_iou".
+            by: "wup" | "leep" | "leep_probe" | "nce" | "logme" | "hscore" | "prototype" | "stamp" | "task2vec" |
+                "mask_iou"; see `zoo.measures`.
             base: Only sub-networks of this base.
             producer: Only sub-networks of this producer, or of these.
             where: Only sub-networks that meet this SQL condition: "accuracy > 0.7 and keep < 0.5".
@@ -224,7 +225,7 @@ class Zoo:
             groups: Number of groups.
             binning: "equal_width" | "quantile".
             sample: Seed: draw k at random instead of the k best.
-            embedding: The task's embedding, float (d,), for "prototype" or "stamp".
+            embedding: The task's embedding, float (d,), for "prototype", "stamp" or "task2vec".
             how: "best_match" | "mean" | "hungarian", for "wup".
 
         Raises:
@@ -234,11 +235,19 @@ class Zoo:
         from zoo import query, sql
 
         snapshot = self.snapshot()
+        given = self._probe_leep(snapshot, task, base) if by == "leep_probe" else None
         return query.nearest(
             snapshot, task, k=k, by=by, base=base, producer=producer,
             allowed=None if where is None else sql.matching_ids(snapshot, where), exclude=exclude, per_task=per_task,
-            group=group, groups=groups, binning=binning, sample=sample, embedding=embedding, how=how,
+            group=group, groups=groups, binning=binning, sample=sample, embedding=embedding, how=how, given=given,
         )  # fmt: skip
+
+    def _probe_leep(self, snapshot: "Snapshot", task: Any, base: str | None) -> dict[str, float]:
+        from zoo.rows import Rows, find_base, find_target
+
+        target = find_target(Rows.of(snapshot), task)
+        bases = list(snapshot.base_rows) if base is None else [find_base(snapshot, base)]
+        return self._store.probes.leep(target.dataset, target.labels, bases)
 
     def iou_by_depth(
         self,
@@ -263,7 +272,7 @@ class Zoo:
         See `zoo.depth.iou_by_depth`.
 
         Args:
-            by: "wup" | "leep" | "prototype" | "stamp" | "mask_iou".
+            by: "wup" | "leep" | "prototype" | "stamp" | "task2vec" | "mask_iou"; see `zoo.measures`.
             groups: Number of groups.
             binning: "equal_width" (the paper's) | "quantile".
             per: "axis" | "layer" | "block".

@@ -111,21 +111,27 @@ def search(known: Floats, measure: Callable[[int], float], passes: int) -> tuple
     return at[order], values[order]
 
 
-def known_rows(snapshot: Snapshot, which: Ints) -> tuple[list[str], Floats]:
-    """LEEP of some sub-networks on the tasks that have a score of every one of them.
+def known_rows(snapshot: Snapshot, which: Ints) -> tuple[list[str], Floats, Ints]:
+    """LEEP of sub-networks on earlier tasks, without gaps: of the tasks that most of them have a score on.
+
+    Args:
+        snapshot: One state of a zoo.
+        which: Rows of sub-networks, int64 (m,).
 
     Returns:
-        Ids of the tasks, sorted, and float64 (tasks, len(which)).
+        Ids of the tasks, sorted; float64 (tasks, usable); and the positions in `which` of the sub-networks that have a
+        score on each of these tasks, int64 (usable,).
     """
     rows = Rows.of(snapshot)
-    names, found = [], []
-    for task, (at, values) in sorted(rows.scores("leep").items()):
-        dense = np.full(len(rows), np.nan)
-        dense[at] = values
-        if len(which) and np.isfinite(dense[which]).all():
-            names.append(task)
-            found.append(dense[which])
-    return names, np.array(found).reshape(len(found), len(which))
+    scored = sorted(rows.scores("leep").items())
+    dense = np.full((len(scored), len(rows)), np.nan)
+    for t, (_, (at, values)) in enumerate(scored):
+        dense[t, at] = values
+    there = np.isfinite(dense[:, which])
+    most = there.sum(axis=1).max(initial=0)
+    tasks = np.flatnonzero(there.sum(axis=1) == most) if most else np.empty(0, np.int64)
+    usable = np.flatnonzero(there[tasks].all(axis=0)) if len(tasks) else np.empty(0, np.int64)
+    return [scored[t][0] for t in tasks], dense[np.ix_(tasks, which[usable])], usable
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def recall(snapshot: Snapshot, *, k: int = 5, passes: Sequence[int] = (6, 10, 16
     if k < 1 or not passes:
         raise OptionError("recall: nothing to look for", got=f"k={k}, passes={list(passes)}", expected="1 or more")
     rows = Rows.of(snapshot)
-    names, known = known_rows(snapshot, np.arange(len(rows)))
+    names, known, own = known_rows(snapshot, np.arange(len(rows)))
     tasks = {id: i for i, id in enumerate(rows.task_ids)}
     targets = [(t, rows.target(tasks[name])) for t, name in enumerate(names) if name in tasks]
     if len(targets) < 2:
@@ -187,7 +193,7 @@ def recall(snapshot: Snapshot, *, k: int = 5, passes: Sequence[int] = (6, 10, 16
     found = np.full((len(targets), len(passes)), np.nan)
     sizes = []
     for i, (t, target) in enumerate(targets):
-        others = np.flatnonzero(~rows.same_classes(target))
+        others = np.flatnonzero(~rows.same_classes(target)[own])
         truth, rest = known[t, others], np.delete(known, t, axis=0)[:, others]
         sizes.append(len(others))
         best = np.lexsort((np.arange(len(truth)), -truth))[:k]

@@ -48,6 +48,7 @@ MEASURES = (
         "no label with a WordNet noun",
     ),
     Measure("leep", (-np.inf, 0.0), "MVP sec. 3.2; Nguyen et al. 2020", similarity.leep),
+    Measure("leep_probe", (-np.inf, 0.0), "Nguyen et al. 2020; this project", similarity.leep_probe),
     Measure("nce", (-np.inf, 0.0), "Tran et al. 2019, sec. 3", similarity.nce),
     Measure("logme", (-1.1, 6.0), "You et al. 2021, sec. 4", similarity.logme),
     Measure("hscore", (0.0, np.inf), "Bao et al. 2019", similarity.hscore),

@@ -38,6 +38,21 @@ def write_part(files: Files, table: str, rows: pa.Table) -> str:
     return part
 
 
+def verified(files: Files, table: str, part: str) -> tuple[bytes, bool]:
+    """The bytes of a data file, and whether its name holds their SHA-256 (it is then compared).
+
+    Raises:
+        FileNotFoundError: There is none.
+        CorruptionError: Its SHA-256 is another one.
+    """
+    data, ours = files.read(f"{table}/{part}"), _OURS.fullmatch(part)
+    if ours is not None and (found := hashlib.sha256(data).hexdigest()) != ours[1]:
+        raise CorruptionError(
+            f"{table}: {part} does not have the SHA-256 that its name says", got=found, expected=ours[1], hint=DAMAGED
+        )
+    return data, ours is not None
+
+
 def read_part(files: Files, table: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The verified rows of a data file.
 
@@ -53,20 +68,14 @@ def read_part(files: Files, table: str, part: str, columns: Sequence[str] | None
     """
     names = arrow.SCHEMAS[table].names if columns is None else list(columns)
     try:
-        data = files.read(f"{table}/{part}")
-        ours = _OURS.fullmatch(part)
-        if ours is not None and (found := hashlib.sha256(data).hexdigest()) != ours[1]:
-            raise CorruptionError(
-                f"{table}: {part} does not have the SHA-256 that its name says", got=found, expected=ours[1],
-                hint=DAMAGED,
-            )  # fmt: skip
+        data, ours = verified(files, table, part)
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        rows = _fitted(table, file.read(columns=None if ours is None else names, use_threads=False))
+        rows = _fitted(table, file.read(columns=names if ours else None, use_threads=False))
     except FileNotFoundError:
         raise _missing(table, part) from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _unreadable(table, part, error) from error
-    if ours is None:
+    if not ours:
         arrow.check(table, rows)
     return rows.select(names)
 

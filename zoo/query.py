@@ -4,7 +4,8 @@ Source: MVP (Zhao et al.), sec. 3.2 (similarities) and Alg. 1 (the N nearest tas
 several sub-networks of a task and shared classes are treated; every choice made here is an argument.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,7 @@ def nearest(
     sample: int | None = None,
     embedding: npt.ArrayLike | None = None,
     how: How = "best_match",
+    given: Mapping[str, float] | None = None,
 ) -> Neighbours:
     """The k stored sub-networks whose tasks are most similar to a task, best first, ties by id.
 
@@ -51,8 +53,9 @@ def nearest(
         snapshot: One state of a zoo.
         task: A Task, a SubNetwork, a list of labels, or the id (or a prefix of it) of a stored task or sub-network.
         k: How many; None = all that are left.
-        by: "wup" (labels only), "leep" (stored scores), "prototype" (embeddings by the base), "stamp" (by a
-            STAMP set encoder), "mask_iou" (kept channels).
+        by: "wup" (labels only), "leep", "nce", "logme", "hscore" (stored scores), "leep_probe" (stored responses),
+            "prototype", "task2vec" (embeddings by the base), "stamp" (by a STAMP set encoder), "mask_iou" (kept
+            channels).
         base: Only sub-networks of this base: its id, a prefix, or its name. None = of any base, which is fine for
             labels and LEEP; votes need one base, and so do "prototype", "stamp" and "mask_iou".
         producer: Only sub-networks of this producer, or of these.
@@ -70,6 +73,7 @@ def nearest(
             in order of similarity.
         embedding: The task's embedding for "prototype" or "stamp", float (d,); None = the stored one.
         how: How class similarities become a task's, for "wup": "best_match" | "mean" | "hungarian".
+        given: {id: value}, for "leep_probe".
 
     Returns:
         Neighbours.
@@ -88,6 +92,7 @@ def nearest(
     filters = _Filters(rows)
     target = find_target(rows, task)
     query = _chosen(rows, filters, target, measure, base, producer, allowed, exclude, per_task, how, embedding)
+    query = replace(query, given=given)
     unmapped = int(rows.unmapped[query.which].sum()) if by == "wup" else 0
     if len(query.which) < (k or 1):
         raise filters.empty(k or 1)

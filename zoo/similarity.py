@@ -1,5 +1,6 @@
 """What a measure is asked, and the measures that read labels, stored scores or channel sets; no measure does I/O."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ class Query:
         which: Rows to compare, int64 (m,).
         how: How class similarities become a task similarity, for `wup`.
         embedding: The target's embedding, for `prototype` and `stamp`; None = look it up.
+        given: {id of a sub-network: value}, for `leep_probe`.
     """
 
     rows: Rows
@@ -33,6 +35,7 @@ class Query:
     which: Ints
     how: How = "best_match"
     embedding: npt.ArrayLike | None = None
+    given: Mapping[str, float] | None = None
 
     def only(self, positions: Ints) -> "Query":
         """The same query over some of its rows."""
@@ -61,6 +64,25 @@ def leep(query: Query) -> Floats:
         MissingScoresError: Sub-networks without a LEEP score on the target.
     """
     return _stored_scores(query, "leep", "LEEP score")
+
+
+def leep_probe(query: Query) -> Floats:
+    """LEEP of each sub-network on those images of a fixed probe that are of the target's classes, in [-H(Y), 0] nats.
+
+    Source: as `leep`; that responses are stored once and LEEP is estimated from them is this project's (`zoo.probe`).
+    No forward pass; asked through `z.nearest`, which reads the responses.
+
+    Raises:
+        MissingScoresError: No probe has the target's classes, or sub-networks were not run on it.
+    """
+    found = np.array([(query.given or {}).get(query.rows.ids[i], np.nan) for i in query.which], np.float64)
+    missing = int(np.isnan(found).sum())
+    if missing:
+        raise MissingScoresError(
+            f"{missing} of {len(found)} sub-networks have no stored responses for {', '.join(query.target.labels)}",
+            hint="mvp.cache_responses(z, source) runs them on a probe of the data set; then ask z.nearest(task, ...)",
+        )
+    return found
 
 
 def nce(query: Query) -> Floats:

@@ -27,6 +27,7 @@ from zoo.errors import (
 )
 from zoo.files import Files
 from zoo.marker import open_folder
+from zoo.probe import ProbeScores
 from zoo.records import Base, Score, SubNetwork, Tensors
 from zoo.snapshot import WRITE_ORDER, Snapshot, make_token, order, parse_token, queried
 from zoo.tables import Table
@@ -69,6 +70,7 @@ class Store:
         self._lock = threading.RLock()
         open_folder(self.files, create=create and not self.read_only)
         self.tables = {name: Table(self.files, name, pins.get(name)) for name in WRITE_ORDER}
+        self.probes = ProbeScores(self.files)
         self._versions: dict[str, int] = {}
         self._rows: dict[str, Any] = {}
         self._known: dict[str, set[str]] = {}

@@ -117,6 +117,11 @@ def test_populate_in_parts_then_vote_and_compare(run, data, tmp_path):
         assert voted.generation == 1 and len(voted.parents) == 2 and voted.options["by"] == by
         assert all(i[:8] in out for i in (*voted.parents, voted.id))
 
+    code, out, err = run("responses", path, *data, "--images", "40")
+    assert (code, err) == (0, "") and "7 sub-networks run" in out and "rank correlation" in out
+    code, out, err = run("search", path, *data, "--classes", "zebra,horse", "-k", "2", "--passes", "3")
+    assert (code, err) == (0, "") and "nearest to zebra, horse" in out
+
     out_folder = tmp_path / "out"
     code, out, err = run(
         "compare", path, *data, "--tasks", "1", "--n-classes", "4", "--seeds", "1", "--steps", "1", "--out", out_folder

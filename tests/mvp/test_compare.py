@@ -12,9 +12,10 @@ from mvp.populate import populate
 from mvp.producers import prune
 from tests import tiny
 from tests.tiny import registered  # noqa: F401
-from zoo.errors import EmptyZooError, OptionError
+from zoo.errors import DataError, EmptyZooError, OptionError
 
 TASKS = [("dog", "cat", "horse"), ("lion", "tiger", "wolf"), ("fox", "bear", "dog"), ("goat", "sheep", "lion")]
+TASK = ("wolf,fox,goat", "dog,sheep,bear")
 OPTIONS = {"nearest": (2, 1), "farthest": (1,), "steps": (2, 4), "seeds": (0, 1)}
 
 
@@ -37,8 +38,8 @@ def result(z, held_out):
 
 def test_every_start_is_run_on_every_task_with_every_seed(result):
     starts = ["nearest 2", "nearest 1", "farthest 1", "random"]
-    wanted = {(t, seed, start, n) for t in (0, 1) for seed in (0, 1) for start in starts for n in (2, 4)}
-    wanted |= {(t, seed, "IFP 100", 100) for t in (0, 1) for seed in (0, 1)}
+    wanted = {(t, seed, start, n) for t in TASK for seed in (0, 1) for start in starts for n in (2, 4)}
+    wanted |= {(t, seed, "IFP 100", 100) for t in TASK for seed in (0, 1)}
     assert {(r.task, r.seed, r.start, r.steps) for r in result.runs} == wanted and len(result.runs) == len(wanted)
     assert all(0 <= r.accuracy <= 1 and r.seconds > 0 for r in result.runs)
 
@@ -49,9 +50,13 @@ def test_runs_are_the_votes_and_random_starts_fine_tuned_to_the_last_step(z, hel
     for start, ids in (("nearest 2", ranked[:2]), ("nearest 1", ranked[:1]), ("farthest 1", ranked[-1:])):
         voted = mvp.vote_from([z.get(i) for i in ids], data.task, seed=1)
         wanted = finetune(voted, data, steps=4, seed=1).accuracy
-        assert [r.accuracy for r in result.runs if (r.task, r.seed, r.start, r.steps) == (0, 1, start, 4)] == [wanted]
+        assert [r.accuracy for r in result.runs if (r.task, r.seed, r.start, r.steps) == (TASK[0], 1, start, 4)] == [
+            wanted
+        ]
     chance = finetune(prune(tiny.base(), data, producer="random", keep=0.5, seed=1), data, steps=4).accuracy
-    assert [r.accuracy for r in result.runs if (r.task, r.seed, r.start, r.steps) == (0, 1, "random", 4)] == [chance]
+    assert [r.accuracy for r in result.runs if (r.task, r.seed, r.start, r.steps) == (TASK[0], 1, "random", 4)] == [
+        chance
+    ]
     assert [s.parents for s in result.best] == [
         tuple(z.nearest(d.task, k=2, by="wup").id) for d in held_out
     ]  # fmt: skip
@@ -69,7 +74,9 @@ def test_who_votes(z, held_out, monkeypatch):
 def test_it_is_deterministic(z, held_out, result):
     again = compare(z, held_out[:1], **{**OPTIONS, "seeds": (1,)})
     mine = {(r.start, r.steps): r.accuracy for r in again.runs}
-    assert mine == {(r.start, r.steps): r.accuracy for r in result.runs if (r.task, r.seed) == (0, 1) and r.steps < 100}
+    assert mine == {
+        (r.start, r.steps): r.accuracy for r in result.runs if (r.task, r.seed) == (TASK[0], 1) and r.steps < 100
+    }
 
 
 def test_starts_keep_equal_numbers_of_channels(z, held_out):
@@ -81,7 +88,9 @@ def test_starts_keep_equal_numbers_of_channels(z, held_out):
 
 def made(accuracies):
     """A comparison from {(task, seed, start): accuracy after 5 steps}."""
-    return Comparison(tuple(Run(t, seed, start, 5, a, 0.1) for (t, seed, start), a in accuracies.items()), "wup")
+    return Comparison(
+        tuple(Run(str(t), seed, start, 5, "", 5, a, 0.1) for (t, seed, start), a in accuracies.items()), "wup"
+    )
 
 
 def test_the_difference_is_paired_by_task():
@@ -176,3 +185,31 @@ def test_nothing_to_compare(options, z, held_out):
 def test_fewer_candidates_than_voters(z, held_out):
     with pytest.raises(EmptyZooError, match="4 tasks of the zoo may vote for wolf, fox, goat; expected 5 or more"):
         compare(z, held_out, **{**OPTIONS, "nearest": (5,)})
+
+
+def test_a_second_start_goes_on_where_the_first_was_stopped(z, held_out, result, tmp_path, monkeypatch):
+    module, out = import_module("mvp.compare"), tmp_path / "runs" / "runs.csv"
+    made = []
+    curve = module._curve
+    monkeypatch.setattr(module, "_curve", lambda plan, *rest: made.append(plan) or curve(plan, *rest))
+    first = compare(z, held_out[:1], out=out, long_steps=100, **OPTIONS)
+    assert len(made) == 8
+    lines = out.read_text().splitlines()
+    out.write_text("\n".join(lines[:4]) + "\n")
+    again = compare(z, held_out[:1], out=out, long_steps=100, **OPTIONS)
+    # Three rows: one run of two measurements, and half of another, which is made again.
+    assert len(made) == 8 + 7
+    third = compare(z, held_out[:1], out=out, long_steps=100, **OPTIONS)
+    assert len(made) == 15
+
+    def values(comparison):
+        return [(r.plan, r.steps, r.accuracy) for r in comparison.runs]
+
+    assert values(first) == values(again) == values(third)
+    assert [r.accuracy for r in first.runs] == [r.accuracy for r in result.runs if r.task == TASK[0]]
+    # Other steps are another schedule.
+    compare(z, held_out[:1], out=out, **{**OPTIONS, "steps": (2, 3)})
+    assert len(made) == 23
+    out.write_text("task,seed\na,b\n")
+    with pytest.raises(DataError, match="such runs"):
+        compare(z, held_out[:1], out=out, **OPTIONS)

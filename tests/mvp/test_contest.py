@@ -75,7 +75,7 @@ def test_a_second_start_makes_only_what_is_missing(result, tmp_path, monkeypatch
 
 def test_a_file_of_something_else(tmp_path):
     (tmp_path / "runs.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="does not hold runs of a contest"):
+    with pytest.raises(DataError, match="does not hold such runs"):
         hold(tmp_path / "runs.csv")
 
 

@@ -159,3 +159,9 @@ def test_text_with_control_codes_and_markup_is_only_text(z, new_sub, capsys):
     for words in (["ls"], ["show", z.ids()[0]], ["sql", "select labels from subnetworks"]):
         code, out, _ = run(capsys, words[0], z.path, *words[1:])
         assert code == 0 and "[red]dog" in out and "\x1b[2J" not in out and "\x07" not in out
+
+
+def test_recall(capsys):
+    code, out, err = run(capsys, "recall", "sample", "-k", 3, "--passes", "8,40")
+    assert (code, err) == (0, "") and "60 tasks left out" in out and "recall of the 3 nearest" in out
+    assert run(capsys, "recall", "sample", "--passes", "1")[0] == 2

@@ -55,7 +55,8 @@ def test_arguments_reach_the_functions_they_are_for(full, monkeypatch):
                  binning="quantile", sample=1, embedding=[1.0], how="mean")  # fmt: skip
     assert seen["nearest"][1:] == (
         "t", {"k": 2, "by": "leep", "base": "b", "producer": "p", "allowed": None, "exclude": None, "per_task": None,
-              "group": 3, "groups": 4, "binning": "quantile", "sample": 1, "embedding": [1.0], "how": "mean"},
+              "group": 3, "groups": 4, "binning": "quantile", "sample": 1, "embedding": [1.0], "how": "mean",
+              "given": None},
     )  # fmt: skip
     said = {"by": "leep", "groups": 3, "binning": "quantile", "per": "layer", "base": "b", "mode": "coupled",
             "producer": "p", "keep": 0.5, "generation": None, "ids": ["x"], "exclude": None, "how": "mean",
@@ -75,7 +76,7 @@ def test_the_handle_has_every_option_of_the_query_and_the_study():
 
     for mine, theirs in ((zoo.Zoo.nearest, query.nearest), (zoo.Zoo.iou_by_depth, depth.iou_by_depth)):
         own, other = ({n: p.default for n, p in inspect.signature(f).parameters.items()} for f in (mine, theirs))
-        for name in ("self", "where", "snapshot", "allowed"):
+        for name in ("self", "where", "snapshot", "allowed", "given"):
             own.pop(name, None)
             other.pop(name, None)
         assert own == other

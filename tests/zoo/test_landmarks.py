@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fakes import make_snapshot, score_row, sub_row
 
 import zoo
 from zoo.errors import DataError, OptionError
@@ -67,8 +68,8 @@ def test_bad_input():
 
 def test_recall_on_the_sample_zoo():
     snapshot = zoo.sample().snapshot()
-    names, known = known_rows(snapshot, np.arange(60))
-    assert known.shape == (60, 60) and names == sorted(names)
+    names, known, usable = known_rows(snapshot, np.arange(60))
+    assert known.shape == (60, 60) and names == sorted(names) and usable.tolist() == list(range(60))
     scores = snapshot.scores.to_pandas().pivot_table(index="target", columns="source", values="value")
     assert known[3, 5] == scores.loc[names[3], zoo.sample().ids()[5]]
     found = recall(snapshot, k=5, passes=(8, 24, 60))
@@ -82,3 +83,14 @@ def test_recall_on_the_sample_zoo():
 def test_recall_without_scores(tmp_path):
     with pytest.raises(DataError, match="score_pairs"):
         recall(zoo.open(tmp_path / "z").snapshot())
+
+
+def test_sub_networks_without_scores_are_counted_out():
+    subs = [sub_row(f"s{i}", f"t{i}") for i in range(5)]
+    scores = [score_row(f"s{i}", f"t{j}", -float(i + j)) for i in (0, 2, 4) for j in (0, 1)] + [
+        score_row("s1", "t1", 0.0)
+    ]
+    names, known, usable = known_rows(make_snapshot(subs, scores), np.array([4, 3, 2, 1]))
+    assert (names, known.tolist(), usable.tolist()) == (["t1"], [[-5.0, -3.0, 0.0]], [0, 2, 3])
+    names, known, usable = known_rows(make_snapshot(subs), np.arange(5))
+    assert names == [] and known.shape == (0, 0) and len(usable) == 0
