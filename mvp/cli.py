@@ -172,6 +172,17 @@ def _parser() -> argparse.ArgumentParser:
     _run_options(sub)
 
     sub = command(
+        "measure", commands.run_measure, "Measure the latency of sub-networks on this device and store it.",
+        "mvp measure my.zoo --batch 1 --threads 1 --where \"accuracy > 0.7\"",
+    )  # fmt: skip
+    sub.add_argument("zoo")
+    sub.add_argument("--base", help="the base when the zoo has several")
+    sub.add_argument("--where", help="only those that meet this SQL condition")
+    sub.add_argument("--batch", type=int, default=1, help="images a pass")
+    sub.add_argument("--threads", type=int, help="CPU threads")
+    sub.add_argument("--device", help="cpu or cuda; CUDA when there is one by default")
+
+    sub = command(
         "finetune", commands.run_finetune, "Fine-tune a stored sub-network and add the result.",
         "mvp finetune my.zoo 3fa9c2d1 --dataset cifar100 --root data/cifar100 --steps 100",
     )  # fmt: skip

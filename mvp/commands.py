@@ -195,6 +195,26 @@ def run_search(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{found}\n")
 
 
+def run_measure(args: argparse.Namespace) -> None:
+    """Measures latencies and shows them, fastest first."""
+    import zoo
+    from mvp.latency import MEASURE, device_name, measure
+    from zoo.table import text_table
+
+    z = zoo.open(args.zoo, create=False)
+    measure(z, batch=args.batch, base=args.base, where=args.where, device=args.device, threads=args.threads)
+    name = device_name(args.device, args.threads)
+    rows = z.sql(
+        "select s.id, s.producer, s.keep, s.macs, s.accuracy, x.value from subnetworks s "
+        "join scores x on x.source = s.id where x.measure = ? and x.target = ? and x.device = ? "
+        "order by x.value, s.id limit 20",
+        [MEASURE, f"batch={args.batch}", name],
+    ).fetchall()
+    columns = dict(zip(("id", "producer", "keep", "MACs", "accuracy", "ms"), zip(*rows)))
+    columns["id"] = tuple(i[:12] for i in columns.get("id", ()))
+    sys.stdout.write(text_table(columns, title=f"latency of {args.batch} image(s), {name}; the fastest") + "\n")
+
+
 def run_finetune(args: argparse.Namespace) -> None:
     """Fine-tunes a stored sub-network and adds the result."""
     import zoo

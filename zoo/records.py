@@ -312,7 +312,7 @@ class Score:
 
     Attributes:
         source: Id of a sub-network, or of a base for an embedding.
-        target: Id of the task measured on.
+        target: Id of the task measured on; of a latency "batch=1".
         measure: "leep", "prototype", "latency_ms", ...
         value: The number; nan for a pure embedding.
         vector: float32 embedding, None for a plain number.

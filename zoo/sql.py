@@ -99,10 +99,8 @@ def connect(snapshot: Snapshot, condition: str | None = None) -> "DuckDBPyConnec
     for name in WRITE_ORDER:
         if name == "subnetworks":
             table = _table(snapshot) if condition is None else _named(snapshot, condition)
-        elif condition is None:
-            table = getattr(snapshot, name)
         else:
-            continue
+            table = getattr(snapshot, name)
         connection.register(name, _view(table))
     return connection
 

@@ -119,6 +119,8 @@ def test_populate_in_parts_then_vote_and_compare(run, data, tmp_path):
 
     code, out, err = run("responses", path, *data, "--images", "40")
     assert (code, err) == (0, "") and "7 sub-networks run" in out and "rank correlation" in out
+    code, out, err = run("measure", path, "--threads", "1", "--where", "generation = 0")
+    assert (code, err) == (0, "") and "latency of 1 image" in out and z.ids()[0][:12] in out
     code, out, err = run("search", path, *data, "--classes", "zebra,horse", "-k", "2", "--passes", "3")
     assert (code, err) == (0, "") and "nearest to zebra, horse" in out
 
