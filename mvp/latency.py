@@ -1,5 +1,6 @@
 """How long sub-networks take: measured on a device, stored with the device's name, to be filtered on."""
 
+import logging
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def latency_ms(
     Raises:
         OptionError: batch below 1, or a kind of sub-network that cannot be built.
     """
+    # Importing the timer looks for a compiler of CUDA and warns where there is none, which nothing here needs.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils.benchmark import Timer
 
     if batch < 1:
