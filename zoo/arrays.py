@@ -56,6 +56,8 @@ def codes(column: "pa.ChunkedArray | pa.Array", known: Sequence[Any] = ()) -> tu
 class ColumnSource(Protocol):
     """Rows whose columns are read when they are asked for (`zoo.columns.Columns`)."""
 
+    ids: list[str]
+
     @property
     def column_names(self) -> list[str]:
         """The columns there are."""

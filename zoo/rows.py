@@ -187,8 +187,8 @@ class Rows:
     @cached_property
     def task_codes(self) -> tuple[Ints, Ints]:
         """The number of each row's task, int64 (N,), and the first row of each task, int64 (tasks,)."""
-        place: dict[str, int] = {}
-        own = np.array([place.setdefault(task, len(place)) for task in self.task_ids], np.int64)
+        place = {task: i for i, task in enumerate(dict.fromkeys(self.task_ids))}
+        own = np.array(list(map(place.__getitem__, self.task_ids)), np.int64)
         row = np.zeros(len(place), np.int64)
         row[own[::-1]] = np.arange(len(self))[::-1]
         return own, row

@@ -62,7 +62,9 @@ class Snapshot:
     @cached_property
     def rows(self) -> dict[str, int]:
         """{id of a sub-network: its row}."""
-        return {key: i for i, key in enumerate(self.subnetworks["id"].to_pylist())}
+        table = self.subnetworks
+        ids = table["id"].to_pylist() if isinstance(table, pa.Table) else table.ids
+        return dict(zip(ids, range(len(ids))))
 
     def row(self, key: str) -> dict[str, Any]:
         """All fields of the sub-network of a whole id."""

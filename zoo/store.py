@@ -73,7 +73,7 @@ class Store:
         self.probes = ProbeScores(self.files)
         self._versions: dict[str, int] = {}
         self._rows: dict[str, Any] = {}
-        self._known: dict[str, set[str]] = {}
+        self._known: dict[str, tuple[pa.Table, set[str]]] = {}  # ids of bases and of tasks
         self._snapshot: Snapshot | None = None
         self._bases: dict[str, Base] = {}
         if version is not None:
@@ -114,17 +114,21 @@ class Store:
 
     def _check_references(self, checked: int) -> None:
         """Compare what sub-networks name with what is there; the first `checked` rows only where something is gone."""
-        known = {name: set(self._rows[name]["id"].to_pylist()) for name in ("bases", "tasks")}
-        start = checked if all(ids >= self._known.get(name, set()) for name, ids in known.items()) else 0
+        start = checked
+        for name in ("bases", "tasks"):
+            table, known = self._known.get(name, (None, set[str]()))
+            if table is not self._rows[name]:
+                now = set(self._rows[name]["id"].to_pylist())
+                start = start if now >= known else 0
+                self._known[name] = (self._rows[name], now)
         named = self._rows["subnetworks"].select(["base_id", "task_id"], start)
         for column, name in (("base_id", "bases"), ("task_id", "tasks")):
-            if missing := sorted(set(pc.unique(named[column]).to_pylist()) - known[name]):
-                self._versions, self._rows = {}, {}
+            if missing := sorted(set(pc.unique(named[column]).to_pylist()) - self._known[name][1]):
+                self._versions, self._rows, self._known = {}, {}, {}
                 raise CorruptionError(
                     f"subnetworks: {len(missing)} {column}(s) are not in {name}", got=missing[0],
                     hint="Run `zoo verify PATH` to see what is damaged",
                 )  # fmt: skip
-        self._known = known
 
     def tensors(self, digest: str) -> dict[str, Any]:
         """All tensors of a weights file, its digest checked.
@@ -207,7 +211,7 @@ class Store:
                 return ids
             now = datetime.now(UTC)
             bases = {sub.base.id: sub.base for sub in new.values() if sub.base.id not in snapshot.base_rows}
-            tasks_known = set(snapshot.tasks["id"].to_pylist())
+            tasks_known = self._known["tasks"][1]
             tasks = {sub.task.id: sub.task for sub in new.values() if sub.task.id not in tasks_known}
             for sub in new.values():
                 check_subnetwork(sub, bases[sub.base.id] if sub.base.id in bases else self.base(sub.base.id, snapshot))

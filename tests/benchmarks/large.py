@@ -18,6 +18,7 @@ import numpy as np
 
 import zoo
 from zoo import arrow, labels
+from zoo.weights import blob_path, encode
 
 WIDTHS = (64, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
 CHUNK = 20_000
@@ -72,6 +73,7 @@ def make(path: Path, n: int) -> None:
     z, own = zoo.open(path), base()
     store = z._store
     stamp = 1_700_000_000_000_000
+    store.files.put(blob_path(own.weights_digest), encode(own.weights)[1])
     store.tables["bases"].append(arrow.to_table("bases", [{**arrow.base_row(own, _time()), "created_at": stamp}]))
     for first in range(0, n, CHUNK):
         chunk = rows(first, min(CHUNK, n - first), own.id)
@@ -111,6 +113,16 @@ def ask(path: str) -> dict[str, float]:
     clock("nearest by wup of a producer", lambda: z.nearest(task, k=5, producer="ifp"), 10)
     clock("get a sub-network's row", lambda: z.snapshot().row(found[0].id), 5)
     clock("nearest by wup, where accuracy > 0.9", lambda: z.nearest(task, k=5, where="accuracy > 0.9"), 3)
+    channels = {f"a{j}": np.arange(max(1, round(0.1 * w))) for j, w in enumerate(WIDTHS)}
+    subs = iter(
+        zoo.SubNetwork(
+            task=task, base=z.bases()[0], channels=channels, producer="mine", keep=0.1, seed=seed,
+            weights={"fc.weight": np.full((5, 51), seed, np.float32)}, params=255, macs=51, options={},
+        )
+        for seed in range(10**6)
+    )  # fmt: skip
+    clock("add, durable", lambda: z.add(next(subs)), 5)
+    clock("nearest by wup behind an add", lambda: z.nearest(task, k=5))
     figures["peak MB after these"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return figures
 
@@ -128,7 +140,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(ask(args.path)) + "\n")
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(args.path or folder) if args.path else Path(folder) / "large.zoo"
+        path = Path(args.path) if args.path else Path(folder) / "large.zoo"
         if not path.exists():
             make(path, args.n)
         again = [sys.executable, "-m", "tests.benchmarks.large", str(args.n), "--path", str(path), "--ask"]
