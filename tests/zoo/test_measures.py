@@ -30,7 +30,7 @@ def whole_zoo(n):
 
 def test_measures_are_found_by_name():
     assert [find_measure(m.name) for m in MEASURES] == list(MEASURES)
-    with pytest.raises(errors.OptionError, match=r"'WUP'; expected wup \| leep \| nce .*\| mask_iou"):
+    with pytest.raises(errors.OptionError, match=r"'WUP'; expected wup \| leep \| leep_probe \| nce .*\| mask_iou"):
         find_measure("WUP")
 
 
@@ -57,7 +57,7 @@ def test_targets_without_scores_are_counted():
     assert "1 of 1 sub-networks have no LEEP score on task tb" in problem and "mvp.score" in caught.value.hint
 
 
-@pytest.mark.parametrize("by", [m.name for m in MEASURES])
+@pytest.mark.parametrize("by", [m.name for m in MEASURES if m.name != "leep_probe"])
 def test_similarity_rows_are_what_nearest_says(by):
     zoo = whole_zoo(16)
     rows = Rows.of(zoo)
@@ -76,5 +76,16 @@ def test_similarity_rows_are_what_nearest_says(by):
 def test_every_measure_has_a_source_and_stays_in_its_range(measure):
     assert measure.source and measure.score.__doc__ and len({m.name for m in MEASURES}) == len(MEASURES)
     low, high = measure.range
-    scores = nearest(whole_zoo(20), "s0004", by=measure.name, k=None).score
+    given = {f"s{i:04d}": -i / 20 for i in range(20)}  # what `leep_probe` is given
+    scores = nearest(whole_zoo(20), "s0004", by=measure.name, k=None, given=given).score
     assert all(low <= s <= high for s in scores)
+
+
+def test_leep_from_a_probe_is_what_is_given_and_only_nearest_can_give_it():
+    zoo = whole_zoo(6)
+    found = nearest(zoo, "s0000", by="leep_probe", k=2, given={f"s{i:04d}": -0.1 * i for i in range(6)})
+    assert found.id == ("s0001", "s0002") and found.score == (-0.1, -0.2)
+    with pytest.raises(errors.MissingScoresError, match=r"5 of 5 .*cache_responses"):
+        nearest(zoo, "s0000", by="leep_probe", k=2)
+    with pytest.raises(errors.MissingScoresError):
+        similarity_rows(Rows.of(zoo), np.arange(6), "leep_probe", ~np.eye(6, dtype=bool))
