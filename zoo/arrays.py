@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -23,9 +22,15 @@ def numbers(column: "pa.ChunkedArray | pa.Array", dtype: str) -> npt.NDArray[Any
         dtype: Of its values, e.g. "<i8".
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    if any(chunk.null_count for chunk in chunks):
-        return numbers(pc.fill_null(column, float("nan")), dtype)
-    return np.concatenate([np.empty(0, dtype), *(_buffer(chunk, dtype) for chunk in chunks)])
+    return np.concatenate([np.empty(0, dtype), *(_or_nan(chunk, dtype) for chunk in chunks)])
+
+
+def _or_nan(chunk: pa.Array, dtype: str) -> npt.NDArray[Any]:
+    values = _buffer(chunk, dtype)
+    if not chunk.null_count:
+        return values
+    bits = np.unpackbits(np.frombuffer(chunk.buffers()[0], np.uint8), bitorder="little")
+    return np.where(bits[chunk.offset : chunk.offset + len(chunk)] > 0, values, np.nan)
 
 
 def indices(rows: Ints) -> pa.Array:

@@ -73,7 +73,6 @@ class Store:
         self.probes = ProbeScores(self.files)
         self._versions: dict[str, int] = {}
         self._rows: dict[str, Any] = {}
-        self._known: dict[str, tuple[pa.Table, set[str]]] = {}  # ids of bases and of tasks
         self._snapshot: Snapshot | None = None
         self._bases: dict[str, Base] = {}
         if version is not None:
@@ -104,7 +103,8 @@ class Store:
                     self._rows[name] = order(name, table.load())
             subs: Columns = self._rows["subnetworks"]
             shared: int = len(subs) if subs is old else subs.shared
-            self._check_references(shared)
+            same = all(self._versions.get(name) == versions[name] for name in ("bases", "tasks"))
+            self._check_references(shared if same else 0)
             self._versions = versions
             # What the last queried state had worked out is gone on from where sub-networks were only added since.
             last = self._snapshot if shared else None
@@ -112,19 +112,13 @@ class Store:
             self._snapshot = Snapshot(token=make_token(versions), before=before, **self._rows)
             return self._snapshot
 
-    def _check_references(self, checked: int) -> None:
-        """Compare what sub-networks name with what is there; the first `checked` rows only where something is gone."""
-        start = checked
-        for name in ("bases", "tasks"):
-            table, known = self._known.get(name, (None, set[str]()))
-            if table is not self._rows[name]:
-                now = set(self._rows[name]["id"].to_pylist())
-                start = start if now >= known else 0
-                self._known[name] = (self._rows[name], now)
+    def _check_references(self, start: int) -> None:
+        """Compare what sub-networks name, from row `start` on, with what is there."""
         named = self._rows["subnetworks"].select(["base_id", "task_id"], start)
         for column, name in (("base_id", "bases"), ("task_id", "tasks")):
-            if missing := sorted(set(pc.unique(named[column]).to_pylist()) - self._known[name][1]):
-                self._versions, self._rows, self._known = {}, {}, {}
+            there = pc.is_in(named[column], value_set=self._rows[name]["id"])
+            if missing := sorted(set(named[column].filter(pc.invert(there)).to_pylist())):
+                self._versions, self._rows = {}, {}
                 raise CorruptionError(
                     f"subnetworks: {len(missing)} {column}(s) are not in {name}", got=missing[0],
                     hint="Run `zoo verify PATH` to see what is damaged",
@@ -211,8 +205,9 @@ class Store:
                 return ids
             now = datetime.now(UTC)
             bases = {sub.base.id: sub.base for sub in new.values() if sub.base.id not in snapshot.base_rows}
-            tasks_known = self._known["tasks"][1]
-            tasks = {sub.task.id: sub.task for sub in new.values() if sub.task.id not in tasks_known}
+            wanted = {sub.task.id: sub.task for sub in new.values()}
+            there = pc.is_in(pa.array(list(wanted), pa.string()), value_set=snapshot.tasks["id"]).to_pylist()
+            tasks = {key: task for (key, task), known in zip(wanted.items(), there) if not known}
             for sub in new.values():
                 check_subnetwork(sub, bases[sub.base.id] if sub.base.id in bases else self.base(sub.base.id, snapshot))
             # Rows are made before anything is written: what has no row must leave no trace.

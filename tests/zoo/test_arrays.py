@@ -29,8 +29,9 @@ def test_numbers(values, cuts):
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.floats(allow_nan=False)), min_size=1))
 def test_null_floats_are_nan(values):
-    got = numbers(pa.array(values, pa.float64()), "<f8")
-    np.testing.assert_array_equal(got, [np.nan if v is None else v for v in values])
+    expected = [np.nan if v is None else v for v in values]
+    np.testing.assert_array_equal(numbers(pa.array(values, pa.float64()), "<f8"), expected)
+    np.testing.assert_array_equal(numbers(pa.array([None, *values], pa.float64()).slice(1), "<f8"), expected)
 
 
 @settings(deadline=None)
