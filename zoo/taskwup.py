@@ -5,8 +5,9 @@ pairs a task is its own nearest neighbour in only 11 of 20 cases, under the symm
 "best_match" is the default.
 
 Class similarities depend on nothing but the two classes, and sums are of whole numbers (similarities in units of
-2^-52), which no order of addition changes. So a score depends neither on the order of labels, nor on which tasks are
-compared in the same call, nor on which loop did it: equal tasks get bit-equal scores.
+2^-42, which is 2e-13), which no order of addition changes as long as both tasks have at most 1,024 classes (for "mean",
+2,048 pairs of classes). So a score depends neither on the order of labels, nor on which tasks are compared in the same
+call, nor on which loop did it: equal tasks get bit-equal scores.
 """
 
 import math
@@ -25,8 +26,7 @@ HOW: tuple[How, ...] = ("best_match", "mean", "hungarian")
 
 # Rows of class similarities are kept for later queries up to about this many numbers (64 MB).
 _KEPT_NUMBERS = 8_000_000
-UNIT = 2.0**-52
-_BITS = 52
+UNIT = 2.0**-42
 # Importing the compiled loops takes longer than numpy needs for so many comparisons.
 _BY_NUMPY = 300_000
 
@@ -90,13 +90,13 @@ class TaskTable:
         self._vocabulary = wordnet.Vocabulary(vocabulary)
         sizes = np.bincount(owner[known], minlength=len(lengths))
         self._start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._columns = column_of[flat[known]]
-        # Tasks of one size are compared together: (places among all tasks, (size, n) columns of the vocabulary).
-        self._groups: list[tuple[IntArray, npt.NDArray[np.int32]]] = []
+        self._columns = column_of[flat[known]].astype(np.uint32)
+        # Tasks of one size are compared together: (places among all tasks, (n, size) columns of the vocabulary).
+        self._groups: list[tuple[IntArray, npt.NDArray[np.uint32]]] = []
         for size in np.unique(sizes[sizes > 0]).tolist():
             members = np.flatnonzero(sizes == size)
-            self._groups.append((members, self._columns[self._start[members] + np.arange(size)[:, None]]))
-        self._rows: dict[int, IntArray] = {}
+            self._groups.append((members, self._columns[self._start[members][:, None] + np.arange(size)]))
+        self._rows: dict[int, FloatArray] = {}
         self._compared = 0
 
     def __len__(self) -> int:
@@ -124,23 +124,9 @@ class TaskTable:
             return result
         table = np.stack([self._row(number) for number in numbers])
         self._compared += len(self)
-        if how == "best_match" and self._compared > _BY_NUMPY:
-            from zoo.wupkernel import best_match
-
-            best_match(table, self._start, self._columns, self._shifts(len(numbers)), result, UNIT)
-            return result
+        compiled = how == "best_match" and self._compared > _BY_NUMPY
         for members, columns in self._groups:
-            shift = int(self._shifts(len(numbers))[len(columns)])
-            # (stored labels, query labels, tasks)
-            pairs = np.stack([table[:, column] for column in columns])
-            if how == "best_match":
-                mine, theirs = (pairs.max(axis=1) >> shift).sum(axis=0), (pairs.max(axis=0) >> shift).sum(axis=0)
-                result[members] = (mine / len(columns) + theirs / len(numbers)) / 2 * (UNIT * 2.0**shift)
-            elif how == "mean":
-                total = (pairs >> shift).sum(axis=(0, 1))
-                result[members] = total / (len(columns) * len(numbers)) * (UNIT * 2.0**shift)
-            else:
-                result[members] = _assigned(np.multiply(pairs, UNIT, dtype=np.float64))
+            result[members] = _compiled(table, columns) if compiled else _by_numpy(table, columns, how)
         return result
 
     def top_k(self, k: int) -> tuple[IntArray, FloatArray]:
@@ -163,20 +149,13 @@ class TaskTable:
         found, scores = np.full((len(self), k), -1, np.int64), np.full((len(self), k), -1.0)
         if self._groups:
             table = np.stack([self._row(number) for number in self._vocabulary.numbers.tolist()])
-            most = max(len(columns) for _, columns in self._groups)
-            shifts = np.stack([self._shifts(size, most) for size in range(most + 1)])
-            top_k(table, self._start, self._columns, shifts, k, UNIT, found, scores)
+            top_k(table, self._start, self._columns, k, UNIT, found, scores)
         return found, scores
 
-    def _shifts(self, classes: int, most: int = 0) -> IntArray:
-        """Bits to drop so that sums over a task of so many classes and one of 0, 1, 2, ... classes fit 63 bits."""
-        most = most or max(len(columns) for _, columns in self._groups)
-        return np.array([max(0, (max(1, classes * n) - 1).bit_length() - (62 - _BITS)) for n in range(most + 1)])
-
-    def _row(self, number: int) -> IntArray:
+    def _row(self, number: int) -> FloatArray:
         row = self._rows.get(number)
         if row is None:
-            row = np.rint(self._vocabulary.row(number) / UNIT).astype(np.int64)
+            row = np.rint(self._vocabulary.row(number) / UNIT)
             if (len(self._rows) + 1) * len(row) > _KEPT_NUMBERS:
                 self._rows.clear()
             self._rows[number] = row
@@ -219,6 +198,33 @@ def task_wup_many(query: Synsets, tasks: Sequence[Synsets], how: How = "best_mat
         OptionError: No such `how`, or a query without labels.
     """
     return TaskTable(tasks).scores(query, how)
+
+
+def _by_numpy(table: FloatArray, columns: npt.NDArray[np.uint32], how: How) -> FloatArray:
+    """Scores of tasks of one size, from whole numbers (query's classes, vocabulary)."""
+    # (stored labels, query labels, tasks)
+    pairs = np.stack([table[:, column] for column in columns.T])
+    stored, asked, _ = pairs.shape
+    if how == "hungarian":
+        return _assigned(pairs * UNIT)
+    if how == "mean":
+        scores: FloatArray = pairs.sum(axis=(0, 1)) / (stored * asked) * UNIT
+        return scores
+    mine, theirs = pairs.max(axis=1).sum(axis=0), pairs.max(axis=0).sum(axis=0)
+    scores = (mine / stored + theirs / asked) / 2 * UNIT
+    return scores
+
+
+def _compiled(table: FloatArray, columns: npt.NDArray[np.uint32]) -> FloatArray:
+    """The same for "best_match"."""
+    from zoo.wupkernel import LANES, best_match
+
+    asked, width = table.shape
+    lanes = np.zeros((width, -(-asked // LANES) * LANES))
+    lanes[:, :asked] = table.T
+    scores = np.empty(len(columns))
+    best_match(lanes, lanes.max(axis=1), asked, columns, UNIT, scores)
+    return scores
 
 
 def _assigned(pairs: FloatArray) -> FloatArray:

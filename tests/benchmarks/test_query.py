@@ -31,6 +31,43 @@ def test_wup_of_one_task_against_n(n, benchmark):
     )  # fmt: skip
 
 
+def random_table(n):
+    nouns = [r.wnid for r in labels.table("cifar100").values() if r.wnid]
+    rng = np.random.default_rng(0)
+    flat = np.concatenate([rng.permutation(len(nouns))[:5] for _ in range(n)]).astype(np.int32)
+    return nouns, TaskTable.of_codes(nouns, flat, np.full(n, 5)), flat.reshape(n, 5)
+
+
+def test_wup_of_one_task_against_many_compiled(benchmark):
+    n = 100_000
+    nouns, table, codes = random_table(n)
+    query = nouns[:5]
+    expected = table.scores(query)
+    for _ in range(3):  # the first questions are answered by numpy
+        table.scores(query)
+    assert np.array_equal(table.scores(query), expected)
+    few = [[nouns[c] for c in row] for row in codes[:200]]
+
+    def naive():
+        return [naive_task_wup(query, task) for task in few]
+
+    assert expected[:200] == pytest.approx(naive(), abs=1e-12)
+    against(benchmark, lambda: table.scores(query), naive, "python loop over zoo.wup, 200 of the tasks")
+    if benchmark.stats is not None:
+        benchmark.extra_info["ns a task"] = round(benchmark.stats.stats.median / n * 1e9, 1)
+
+
+def test_wup_of_all_pairs(benchmark):
+    n = 4000 if benchmark.enabled else 100
+    nouns, table, codes = random_table(n)
+    found, scores = benchmark(lambda: table.top_k(5))
+    row = table.scores([nouns[c] for c in codes[7]])
+    row[7] = -1
+    assert scores[7].tolist() == sorted(row, reverse=True)[:5] and row[found[7]].tolist() == scores[7].tolist()
+    if benchmark.stats is not None:
+        benchmark.extra_info["ns a pair"] = round(benchmark.stats.stats.median / n**2 * 1e9, 1)
+
+
 @pytest.mark.parametrize("n", [100, 10_000])
 def test_iou_of_one_against_n(n, benchmark):
     rng = np.random.default_rng(0)
