@@ -10,11 +10,12 @@ from mvp.progress import bar
 from mvp.score import responses
 from mvp.train import InputSpec, pick_device
 from zoo import query
+from zoo.finding import find_rows
 from zoo.landmarks import known_rows
 from zoo.landmarks import search as search_columns
 from zoo.leep import leep
 from zoo.records import Score
-from zoo.rows import Rows, find_rows
+from zoo.rows import Rows
 from zoo.sql import matching_ids
 
 if TYPE_CHECKING:

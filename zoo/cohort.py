@@ -9,7 +9,8 @@ import numpy as np
 
 from zoo.channels import Ints, Packed
 from zoo.errors import EmptyZooError, MixtureError
-from zoo.rows import HAS_CHANNELS, Rows, find_base, find_rows
+from zoo.finding import find_base, find_rows
+from zoo.rows import HAS_CHANNELS, Rows
 
 
 @dataclass(frozen=True)

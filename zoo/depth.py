@@ -14,10 +14,11 @@ from zoo.bootstrap import Estimate, drawn_pairs, drawn_targets, estimate, task_w
 from zoo.channels import Floats, iou_rows
 from zoo.cohort import choose, require_channels, require_one
 from zoo.errors import EmptyZooError, OptionError
+from zoo.finding import find_rows
 from zoo.measures import find_measure
 from zoo.overlap import group_means
 from zoo.pairs import pair_groups
-from zoo.rows import Rows, Snapshot, find_rows
+from zoo.rows import Rows, Snapshot
 from zoo.study import Against, Study
 from zoo.taskwup import How
 from zoo.units import PER, Unit, unit_floor, units_of

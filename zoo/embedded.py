@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BaseMismatchError, DataError, MissingScoresError
-from zoo.index import Space, cosine
+from zoo.index import cosine
 from zoo.similarity import Floats, Ints, Query
 
 
@@ -70,8 +70,11 @@ def nearest_by_cosine(name: str) -> Callable[[Query, int], Ints]:
     """A `Measure.propose` for cosines of the named embeddings: FAISS finds the candidates."""
 
     def propose(query: Query, k: int) -> Ints:
-        mine, theirs = _embeddings(query, name)
-        return Space(name, [query.rows.ids[i] for i in query.which], theirs).propose(mine, k)
+        mine, _ = _embeddings(query, name)
+        space, place = query.rows.space(name, str(query.rows.base_ids[query.which[0]]))
+        at = np.full(len(space), -1)
+        at[place[query.which]] = np.arange(len(query.which))
+        return np.sort(at[space.propose(mine, k, None if len(query.which) == len(space) else at >= 0)])
 
     return propose
 

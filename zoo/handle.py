@@ -243,7 +243,8 @@ class Zoo:
         )  # fmt: skip
 
     def _probe_leep(self, snapshot: "Snapshot", task: Any, base: str | None) -> dict[str, float]:
-        from zoo.rows import Rows, find_base, find_target
+        from zoo.finding import find_base, find_target
+        from zoo.rows import Rows
 
         target = find_target(Rows.of(snapshot), task)
         bases = list(snapshot.base_rows) if base is None else [find_base(snapshot, base)]

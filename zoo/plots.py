@@ -13,7 +13,8 @@ import numpy as np
 from zoo.channels import Floats
 from zoo.cohort import require_channels, require_one
 from zoo.errors import EmptyZooError, OptionError
-from zoo.rows import Rows, Snapshot, find_rows
+from zoo.finding import find_rows
+from zoo.rows import Rows, Snapshot
 from zoo.units import Unit, units_of
 
 if TYPE_CHECKING:

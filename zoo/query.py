@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from zoo.channels import Ints
 from zoo.errors import EmptyZooError, OptionError
+from zoo.finding import find_base, find_rows, find_target
 from zoo.measures import MEASURES, Measure, Query, find_measure, similarity_rows
 from zoo.neighbours import Neighbour, Neighbours
 from zoo.records import SubNetwork, Task
-from zoo.rows import Bools, Rows, Snapshot, Target, find_base, find_rows, find_target
+from zoo.rows import Bools, Rows, Snapshot, Target
 from zoo.taskwup import HOW, How
 
 __all__ = ["MEASURES", "Neighbour", "Neighbours", "candidates", "groups_of", "nearest", "similarity_rows"]

@@ -3,22 +3,23 @@
 A snapshot is anything with pyarrow tables `bases`, `tasks`, `subnetworks` and `scores`; nothing here touches a store.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zoo.arrays import Codes, ColumnSource, TextLists, codes, indices, numbers
+from zoo.arrays import Codes, ColumnSource, TextLists, codes, indices, numbers, ragged
 from zoo.channels import Packed, channel_keys, pack_column, plan_of
-from zoo.errors import NotFoundError, OptionError
-from zoo.records import SubNetwork, Task
-from zoo.snapshot import KEPT, MIN_PREFIX
+from zoo.snapshot import KEPT
 from zoo.taskwup import TaskTable
+
+if TYPE_CHECKING:
+    from zoo.index import Space
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -260,22 +261,40 @@ class Rows:
     def _packed(self) -> dict[tuple[str, str], tuple[Ints, Packed]]:
         return {}
 
-    @cached_property
-    def prototypes(self) -> list[np.ndarray | None]:
-        """`embeddings` of the name "prototype"."""
-        return self.embeddings("prototype")
-
     def embeddings(self, name: str) -> list[np.ndarray | None]:
-        """The named embedding of each row's task in its base, float32: its own, or else the one in `scores`."""
+        """The named embedding of each row's task in its base: its own, or else the one in `scores`.
+
+        Half precision where all of them were made in it, else float32.
+        """
         if name not in self._named_embeddings:
-            own = [dict(pairs or ()).get(name) for pairs in self.snapshot.subnetworks["embeddings"].to_pylist()]
             scored = self.embedding_scores(name)
-            found = [
-                scored.get((base, task)) if vector is None else vector
-                for vector, base, task in zip(own, self.base_ids, self.task_ids)
-            ]
-            self._named_embeddings[name] = [None if v is None else np.array(v, np.float32) for v in found]
+            own = ragged(self.snapshot.subnetworks["embeddings"], "<f4")
+            found = [next((vector for key, vector in pairs or () if key == name), None) for pairs in own]
+            for i, vector in enumerate(found):
+                if vector is None:
+                    found[i] = scored.get((self.base_ids[i], self.task_ids[i]))
+            self._named_embeddings[name] = _halved(found)
         return self._named_embeddings[name]
+
+    def space(self, name: str, base_id: str) -> tuple["Space", Ints]:
+        """All rows of a base that have the named embedding as one space, and the place of each row in it.
+
+        Returns:
+            The space, and int64 (N,), -1 for rows that are not in it.
+
+        Raises:
+            DataError: Lists the rows whose embeddings cannot be compared.
+        """
+        from zoo.index import Space
+
+        if (name, base_id) not in self._spaces:
+            stored, mine = self.embeddings(name), self.where("base_id", (base_id,))
+            members = [i for i in np.flatnonzero(mine).tolist() if stored[i] is not None]
+            place = np.full(len(self), -1)
+            place[members] = np.arange(len(members))
+            vectors = [vector for i in members if (vector := stored[i]) is not None]
+            self._spaces[name, base_id] = (Space(name, [self.ids[i] for i in members], vectors), place)
+        return self._spaces[name, base_id]
 
     def embedding_scores(self, name: str) -> dict[tuple[str, str], np.ndarray]:
         """{(base id, task id): embedding} of the measure of this name in `scores`."""
@@ -286,6 +305,10 @@ class Rows:
                 (r["source"], r["target"]): np.array(r["vector"], np.float32) for r in rows if r["vector"] is not None
             }
         return self._named_scores[name]
+
+    @cached_property
+    def _spaces(self) -> dict[tuple[str, str], tuple["Space", Ints]]:
+        return {}
 
     @cached_property
     def _named_scores(self) -> dict[str, dict[tuple[str, str], np.ndarray]]:
@@ -330,83 +353,12 @@ class _Synsets(Sequence[tuple[str | None, ...]]):
         return self._given[i] or (None,) * int(self._labels[i])
 
 
-def find_base(snapshot: Snapshot, wanted: str) -> str:
-    """Id of a base given by its id, a prefix of it, or its name.
-
-    Raises:
-        NotFoundError: There is none, or more than one.
-    """
-    ids, names = snapshot.bases["id"].to_pylist(), snapshot.bases["name"].to_pylist()
-    if wanted in ids:
-        return wanted
-    found = [id for id, name in zip(ids, names) if name == wanted or id.startswith(wanted)]
-    if len(found) != 1:
-        raise NotFoundError(
-            f"base {wanted!r}: {len(found)} of the zoo's bases fit",
-            problems=[f"{id[:12]}  {name}" for id, name in zip(ids, names)],
-            hint="Give a longer prefix of an id" if found else "Give a name or an id listed here",
-        )
-    return found[0]
-
-
-def find_row(rows: Rows, wanted: str) -> int:
-    """Row of a sub-network given by its id or a prefix of it. Raises NotFoundError unless exactly one fits."""
-    if wanted in rows.place:
-        return rows.place[wanted]
-    found = [i for i, id in enumerate(rows.ids) if len(wanted) >= MIN_PREFIX and id.startswith(wanted)]
-    if len(found) != 1:
-        raise NotFoundError(
-            f"sub-network {wanted!r}: {len(found)} of {len(rows)} ids start like this",
-            hint="Give a longer prefix"
-            if found
-            else f"z.ids() lists them; a prefix has at least {MIN_PREFIX} characters",
-        )
-    return found[0]
-
-
-def find_rows(rows: Rows, ids: Iterable[str]) -> Ints:
-    """Rows of several ids or prefixes, in the order given, int64 (n,)."""
-    if isinstance(ids, str):
-        raise OptionError("ids are one collection of ids", got=repr(ids), hint=f"Write [{ids!r}]")
-    return np.array([find_row(rows, id) for id in ids], np.int64)
-
-
-def find_target(rows: Rows, task: Task | SubNetwork | Sequence[str] | str) -> Target:
-    """What a user means by a task.
-
-    Args:
-        rows: The zoo's sub-networks.
-        task: A Task; a SubNetwork (its task); a list of labels; or the id, or a prefix of it, of a stored task or
-            sub-network.
-
-    Raises:
-        NotFoundError: A text that is no id here, or more than one.
-        RecordError: A list of labels that makes no task.
-    """
-    if isinstance(task, SubNetwork):
-        row = rows.place.get(task.id)
-        if row is not None:
-            return rows.target(row)
-        task = task.task
-    if not isinstance(task, str):
-        given = task if isinstance(task, Task) else Task(labels=tuple(task))
-        return Target(given.id, given.labels, given.dataset, given.synsets or (None,) * len(given.labels))
-    tasks = rows.snapshot.tasks
-    task_ids = tasks["id"].to_pylist()
-    if task in rows.place:
-        return rows.target(rows.place[task])
-    found: list[tuple[str, int]] = [("task", i) for i, id in enumerate(task_ids) if id == task]
-    if not found and len(task) >= MIN_PREFIX:
-        found = [("task", i) for i, id in enumerate(task_ids) if id.startswith(task)]
-        found += [("sub-network", i) for i, id in enumerate(rows.ids) if id.startswith(task)]
-    if len(found) != 1:
-        raise NotFoundError(
-            f"{task!r}: {len(found)} ids of tasks and sub-networks start like this",
-            hint="Give a longer prefix" if found else f"Class names are given as a list: [{task!r}, ...]",
-        )
-    kind, i = found[0]
-    if kind == "sub-network":
-        return rows.target(i)
-    row = tasks.slice(i, 1).to_pylist()[0]
-    labels = tuple(row["labels"])
-    return Target(row["id"], labels, row["dataset"], tuple(row["synsets"] or (None,) * len(labels)))
+def _halved(vectors: list[np.ndarray | None]) -> list[np.ndarray | None]:
+    """Vectors in half precision when that changes none of them: they take half the memory."""
+    halves = []
+    for vector in vectors:
+        half = None if vector is None else vector.astype(np.float16)
+        if half is not None and not np.array_equal(half, vector):  # type: ignore[arg-type]
+            return vectors
+        halves.append(half)
+    return halves

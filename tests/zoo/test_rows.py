@@ -1,18 +1,16 @@
 """Rows of a snapshot and what users may name in them, against loops over plain rows."""
 
 import random
-from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pytest
-from factory import make_sub, make_task
 from fakes import NOW, base_row, make_plan, make_snapshot, score_row, sub_row
 
 import zoo.errors as errors
 from zoo.query import nearest
 from zoo.records import Task
-from zoo.rows import Rows, Target, find_base, find_row, find_rows, find_target
+from zoo.rows import Rows, Target
 
 DOGS = ["dog.n.01", "wolf.n.01"]
 CATS = ["cat.n.01", "lion.n.01"]
@@ -88,8 +86,26 @@ def test_prototypes_are_a_rows_own_or_else_those_of_its_base_and_task():
     ]  # fmt: skip
     scores = [score_row("base-toy", "t", measure="prototype", vector=[3.0, 4.0]),
               score_row("base-toy", "t9", measure="else", vector=[9.0])]  # fmt: skip
-    found = Rows(make_snapshot(subs, scores, [base_row(), base_row("2")])).prototypes
+    found = Rows(make_snapshot(subs, scores, [base_row(), base_row("2")])).embeddings("prototype")
     assert [None if v is None else v.tolist() for v in found] == [[1, 2], [3, 4], None, None]
+
+
+def test_embeddings_take_half_the_memory_where_that_changes_none():
+    half, full = [1.0, 0.5], [1.0, 0.1]
+    for vectors, dtype in (([half, half], np.float16), ([half, full], np.float32)):
+        rows = Rows(make_snapshot([sub_row(f"s{i}", f"t{i}", embeddings={"x": v}) for i, v in enumerate(vectors)]))
+        found = rows.embeddings("x")
+        assert [v.dtype for v in found] == [dtype] * 2
+        assert [v.tolist() for v in found] == [np.float32(v).tolist() for v in vectors]
+
+
+def test_a_space_holds_the_rows_of_one_base_and_is_made_once():
+    subs = [sub_row(f"s{i}", f"t{i}", base_id="base-2" if i == 2 else "base-toy",
+                    embeddings={} if i == 1 else {"x": [1.0, float(i)]}) for i in range(5)]  # fmt: skip
+    rows = Rows(make_snapshot(subs, bases=[base_row(), base_row("2")]))
+    space, place = rows.space("x", "base-toy")
+    assert space.ids == ("s0", "s3", "s4") and place.tolist() == [0, -1, -1, 1, 2]
+    assert rows.space("x", "base-toy")[0] is space and rows.space("x", "base-2")[0].ids == ("s2",)
 
 
 def test_channel_sets_are_those_of_one_base_and_mode():
@@ -107,58 +123,6 @@ def test_channel_sets_are_those_of_one_base_and_mode():
     members, packed = rows.packed("base-toy", "independent")
     assert members.tolist() == [4] and packed.kept("a1@layer2", 0).tolist() == [3]
     assert packed.kept("a1@layer1", 0).tolist() == list(range(6))
-
-
-def test_bases_by_id_prefix_or_name():
-    snapshot = make_snapshot(bases=[base_row("one", id="aa11"), base_row("two", id="aa22"), base_row("two", id="bb33")])
-    for wanted, found in (("aa11", "aa11"), ("one", "aa11"), ("aa2", "aa22"), ("b", "bb33")):
-        assert find_base(snapshot, wanted) == found
-    for wanted, says in (("aa", "2 of the zoo's bases"), ("two", "2 of"), ("three", "0 of")):
-        with pytest.raises(errors.NotFoundError, match=says) as caught:
-            find_base(snapshot, wanted)
-        assert caught.value.problems == ("aa11  one", "aa22  two", "bb33  two")
-
-
-def test_sub_networks_by_id_or_prefix():
-    rows = Rows(make_snapshot([sub_row(i, f"t{i}", CATS) for i in ("abcdef11", "abcdef22", "abc", "xyz12345")]))
-    assert [find_row(rows, i) for i in ("abc", "abcdef2", "xyz123")] == [2, 1, 3]
-    assert find_rows(rows, ["xyz12345", "abc", "abc"]).tolist() == [3, 2, 2] and find_rows(rows, []).dtype == np.int64
-    for wanted, says in (("abcdef", "2 of 4"), ("xyz12", "at least 6"), ("", "0 of 4"), ("nobody", "0 of 4")):
-        with pytest.raises(errors.NotFoundError, match=says):
-            find_row(rows, wanted)
-    with pytest.raises(errors.OptionError, match=r"Write \['abc'\]"):
-        find_rows(rows, "abc")
-
-
-def test_a_sub_network_is_its_row_when_stored_and_its_task_otherwise():
-    sub = make_sub(3, task=make_task(5))
-    task = sub.task
-    stored = Rows(make_snapshot([sub_row(sub.id, task.id, task.labels, dataset=task.dataset, synsets=task.synsets)]))
-    assert find_target(stored, sub) == Target(task.id, task.labels, task.dataset, task.synsets, 0)
-    assert find_target(stored, replace(sub, seed=99)) == find_target(stored, task)
-    assert find_target(stored, task) == Target(task.id, task.labels, task.dataset, task.synsets, None)
-    assert find_target(stored, task.id) == find_target(stored, task.id[:6]) == find_target(stored, task)
-
-
-def test_ways_to_name_a_task():
-    zoo = make_snapshot([sub_row("sub-cats", "task-cats", CATS), sub_row("sub-dogs", "task-dogs", DOGS)])
-    for given_task in (
-        DOGS,
-        tuple(DOGS),
-        Task(DOGS),
-        Task(DOGS, dataset="d"),
-        "task-dogs",
-        "sub-dogs",
-        "task-d",
-        "sub-do",
-    ):
-        assert nearest(zoo, given_task, k=None).id == ("sub-cats",)
-    with pytest.raises(errors.NotFoundError, match="2 ids"):
-        nearest(make_snapshot([sub_row("sub-cats", "task-cats", CATS), sub_row("sub-cars", "t2", BUSES)]), "sub-ca")
-    with pytest.raises(errors.NotFoundError, match="list"):
-        nearest(zoo, "wolf")
-    with pytest.raises(errors.RecordError):
-        nearest(zoo, ["wolf"])
 
 
 def test_a_class_is_a_label_of_a_data_set():
