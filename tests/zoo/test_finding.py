@@ -15,6 +15,7 @@ from zoo.rows import Rows, Target
 
 DOGS = ["dog.n.01", "wolf.n.01"]
 CATS = ["cat.n.01", "lion.n.01"]
+BUSES = ["bus.n.01", "truck.n.01"]
 
 
 def test_bases_by_id_prefix_or_name():
