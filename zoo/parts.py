@@ -80,11 +80,16 @@ def read_part(files: Files, table: str, part: str, columns: Sequence[str] | None
     return rows.select(names)
 
 
-def read_row(files: Files, table: str, part: str, row: int) -> pa.Table:
-    """One row of a data file, compared with its own checksums; the rest of the file is neither read nor checked.
+def read_group(files: Files, table: str, part: str, row: int) -> tuple[int, pa.Table]:
+    """The rows that are stored in one piece with a row; the rest of the file is neither read nor checked.
+
+    Compare the row with its checksums (`zoo.arrow.check`) before it is used: nothing here does.
+
+    Returns:
+        The place of the first of them in the file, and the rows.
 
     Raises:
-        CorruptionError: The file is missing or unreadable, or the row is damaged.
+        CorruptionError: The file is missing or unreadable.
     """
     try:
         with files.open(f"{table}/{part}") as stream:
@@ -92,13 +97,11 @@ def read_row(files: Files, table: str, part: str, row: int) -> pa.Table:
             group, first = 0, 0
             while row - first >= (size := file.metadata.row_group(group).num_rows):
                 group, first = group + 1, first + size
-            one = _fitted(table, file.read_row_group(group, use_threads=False).slice(row - first, 1))
+            return first, _fitted(table, file.read_row_group(group, use_threads=False))
     except FileNotFoundError:
         raise _missing(table, part) from None
     except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
         raise _unreadable(table, part, error) from error
-    arrow.check(table, one)
-    return one
 
 
 def _fitted(table: str, rows: pa.Table) -> pa.Table:

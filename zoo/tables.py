@@ -19,7 +19,7 @@ from zoo import arrow
 from zoo.deltalog import DAMAGED, SEAL, check_commit, delta, log_name, seal, without_location
 from zoo.errors import ConflictError, CorruptionError, NotFoundError, ZooError
 from zoo.files import Files
-from zoo.parts import ROWS_A_PART, read_part, read_row, write_part
+from zoo.parts import ROWS_A_PART, read_group, read_part, write_part
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -48,6 +48,7 @@ class Table:
         self.files, self.name, self._pinned = files, name, version
         self._delta: DeltaTable | None = None
         self._kept: dict[str, pa.Table] = {}
+        self._group: tuple[str, int, pa.Table] = ("", 0, pa.table({}))
         self._checked = -1
 
     @property
@@ -168,7 +169,13 @@ class Table:
         """One row of a data file, compared with its own checksums."""
         if part in self._kept:
             return self._kept[part].slice(row, 1).to_pylist()[0]
-        return read_row(self.files, self.name, part, row).to_pylist()[0]
+        held, first, rows = self._group
+        if held != part or not first <= row < first + len(rows):
+            first, rows = read_group(self.files, self.name, part, row)
+            self._group = (part, first, rows)  # those who ask for one row often ask for the next
+        one = rows.slice(row - first, 1)
+        arrow.check(self.name, one)
+        return one.to_pylist()[0]
 
     def read(self, part: str) -> pa.Table:
         """The verified rows of one data file, from the disk."""

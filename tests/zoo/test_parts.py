@@ -10,7 +10,7 @@ from factory import make_sub
 from zoo import arrow, parts
 from zoo.errors import CorruptionError
 from zoo.files import Files
-from zoo.parts import read_part, read_row, write_part
+from zoo.parts import read_group, read_part, write_part
 
 
 @pytest.fixture
@@ -37,9 +37,11 @@ def test_columns_and_rows_are_those_of_the_whole(files, rows, monkeypatch):
     assert pq.ParquetFile(files.path(f"subnetworks/{name}")).num_row_groups == 3
     assert read_part(files, "subnetworks", name) == rows
     assert read_part(files, "subnetworks", name, ["labels", "id"]) == rows.select(["labels", "id"])
-    assert pa.concat_tables([read_row(files, "subnetworks", name, i) for i in range(5)]) == rows
+    for i in range(5):
+        first, group = read_group(files, "subnetworks", name, i)
+        assert (first, len(group)) == (i // 2 * 2, 1 if i == 4 else 2) and group == rows.slice(first, len(group))
     with pytest.raises(CorruptionError, match="cannot be read"):
-        read_row(files, "subnetworks", name, 5)
+        read_group(files, "subnetworks", name, 5)
 
 
 @pytest.mark.parametrize("columns", [None, ["id"]])
@@ -74,15 +76,8 @@ def test_rows_of_files_of_other_names_are_checked_one_by_one(files, rows):
         assert rows["id"][0].as_py() in str(caught.value) and "measured" in str(caught.value)
 
 
-def test_a_row_that_is_read_alone_is_checked_alone(files, rows):
-    name = write_part(files, "subnetworks", changed(rows))
-    assert read_row(files, "subnetworks", name, 1) == rows.slice(1, 1)
-    with pytest.raises(CorruptionError, match="measured"):
-        read_row(files, "subnetworks", name, 0)
-
-
 def test_what_is_not_there_or_no_parquet(files):
-    for read in (read_part, lambda *of: read_row(*of, 0)):
+    for read in (read_part, lambda *of: read_group(*of, 0)):
         with pytest.raises(CorruptionError, match="not there"):
             read(files, "subnetworks", "gone.parquet")
         files.put("subnetworks/text.parquet", b"no parquet")

@@ -1,12 +1,15 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from factory import make_sub
 
 import zoo
+from zoo import arrow, tables
 from zoo.deltalog import log_name
-from zoo.errors import NotFoundError, ReadOnlyError
+from zoo.errors import CorruptionError, NotFoundError, ReadOnlyError
 from zoo.files import Files
 from zoo.tables import Table
 
@@ -70,3 +73,16 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 
 def _refused(self, name, data):
     raise ReadOnlyError(f"{self.root} cannot be written")
+
+
+def test_a_row_that_is_read_alone_is_checked_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "SMALL_BYTES", 0)
+    table = Table(Files(tmp_path / "z"), "subnetworks")
+    table.create()
+    rows = arrow.to_table("subnetworks", [arrow.subnetwork_row(make_sub(i)) for i in range(3)])
+    at = rows.schema.get_field_index("accuracy")
+    table.append(rows.set_column(at, "accuracy", pa.array([0.99, *rows["accuracy"].to_pylist()[1:]], pa.float64())))
+    (part,) = table.parts()
+    assert table.row(part, 1) == rows.to_pylist()[1] and table.row(part, 2) == rows.to_pylist()[2]
+    with pytest.raises(CorruptionError, match="measured"):
+        table.row(part, 0)
