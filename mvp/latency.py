@@ -3,17 +3,19 @@
 import logging
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mvp.progress import track
 from mvp.score import candidates_of
-from mvp.subnetwork import build
+from mvp.subnetwork import build, cost
 from mvp.train import pick_device, place
+from mvp.vote import vote_from
 from zoo.errors import OptionError
-from zoo.records import Score, SubNetwork
+from zoo.records import Score, SubNetwork, Task
 
 if TYPE_CHECKING:
     from zoo import Zoo
@@ -99,6 +101,68 @@ def measure(
         rows.append(Score(i, f"batch={batch}", MEASURE, value, device=name))
     z.add_scores(rows)
     return len(rows)
+
+
+def vote_within(
+    voters: Sequence[SubNetwork],
+    task: Task,
+    limit_ms: float,
+    *,
+    batch: int = 1,
+    device: str | None = None,
+    threads: int | None = None,
+    halvings: int = 3,
+    **options: Any,
+) -> SubNetwork:
+    """The largest voted sub-network, in MACs, that was measured to take at most so long on this device.
+
+    Budgets in MACs fall by a factor of 0.7 from the whole base's until a vote meets the limit; then the gap to the last
+    one that did not is halved. Latency is no function of MACs (LcP, Table 3), so each candidate is measured.
+
+    Args:
+        voters: See `mvp.vote_from`.
+        task: See `mvp.vote_from`.
+        limit_ms: Milliseconds a batch.
+        batch: See `latency_ms`.
+        device: See `latency_ms`.
+        threads: See `latency_ms`.
+        halvings: Steps of the bisection.
+        **options: Of `mvp.vote_from`, except `keep` and `budget`.
+
+    Returns:
+        The sub-network, with the metric "latency_ms" and the option "latency", which says limit, batch and device.
+
+    Raises:
+        OptionError: No sub-network takes so little; says what the smallest took. Or as `mvp.vote_from`.
+    """
+    made: dict[int, tuple[SubNetwork, float]] = {}
+
+    def meets(macs: int) -> bool:
+        sub = vote_from(voters, task, budget={"macs": macs}, **options)
+        made[macs] = (sub, latency_ms(sub, batch=batch, device=device, threads=threads))
+        return made[macs][1] <= limit_ms
+
+    full = cost(voters[0].base, {}, len(task.labels))[1] if voters else 1
+    fits, fails, macs = 0, 0, full
+    while not fits:
+        try:
+            met = meets(macs)
+        except OptionError as error:
+            if not made:
+                raise
+            sub, took = made[fails]
+            raise OptionError(
+                "no voted sub-network is as fast as that", got=f"{took:.3f} ms with {sub.macs:,} MACs",
+                expected=f"{limit_ms} ms or less", hint=f"The next smaller budget: {error}",
+            ) from error  # fmt: skip
+        fits, fails = (macs, fails) if met else (0, macs)
+        macs = int(0.7 * macs)
+    for _ in range(halvings if fails else 0):
+        middle = (fits + fails) // 2
+        fits, fails = (middle, fails) if meets(middle) else (fits, middle)
+    sub, took = made[fits]
+    said = {"limit_ms": limit_ms, "batch": batch, "device": device_name(device, threads)}
+    return replace(sub, options={**sub.options, "latency": said}, metrics={**sub.metrics, MEASURE: took})
 
 
 def _processor() -> str:

@@ -7,9 +7,10 @@ import torch
 
 import zoo
 from mvp import latency
-from mvp.latency import device_name, latency_ms, measure
+from mvp.latency import device_name, latency_ms, measure, vote_within
 from mvp.producers import prune
 from mvp.subnetwork import build
+from mvp.vote import vote_from
 from tests import tiny
 from tests.tiny import registered  # noqa: F401
 from zoo.errors import NotFoundError, OptionError
@@ -53,3 +54,24 @@ def test_it_is_stored_with_the_device_and_filtered_on(registered, tmp_path, monk
     with pytest.raises(NotFoundError):
         measure(z, ["f" * 10], progress=False)
     assert set(ids) == set(z.ids())
+
+
+def test_a_vote_within_a_latency_is_the_largest_that_was_fast_enough(registered, monkeypatch):  # noqa: F811
+    voters, task, seen = subs(), tiny.task("lion", "wolf", "fox").task, []
+
+    def took(sub, **_):
+        seen.append(sub.macs)
+        return sub.macs / 1000
+
+    monkeypatch.setattr(latency, "latency_ms", took)
+    whole = vote_from(voters, task, budget={"macs": 10**9}).macs
+    limit = 0.6 * whole / 1000
+    sub = vote_within(voters, task, limit, device="cpu", threads=1)
+    assert sub.metrics["latency_ms"] == sub.macs / 1000 <= limit and sub.macs == max(
+        m for m in seen if m / 1000 <= limit
+    )
+    assert min(m for m in seen if m / 1000 > limit) / sub.macs < 1.2, "the gap was halved three times"
+    assert sub.options["latency"] == {"limit_ms": limit, "batch": 1, "device": device_name("cpu", 1)}
+    assert vote_within(voters, task, 10.0**6).macs == whole, "the first try may be enough"
+    with pytest.raises(OptionError, match="as fast as that"):
+        vote_within(voters, task, 0.0)
