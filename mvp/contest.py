@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -167,24 +168,23 @@ class Contest:
         return text_table(columns, title=title, notes=notes)
 
     def plot(self, path: str | None = None) -> "Figure":
-        """Accuracy after fine-tuning against the producer's seconds, a point an entry with its standard error."""
+        """Accuracy after fine-tuning, an entry a line, best first: the mean with its standard error, and every run."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-        ax = figure.add_subplot()
         frame = self.to_pandas()
-        for name in dict.fromkeys(frame.entry):
-            rows = frame[frame.entry == name]
-            x, y = max(rows.seconds.mean(), 0.1), rows.accuracy.mean() * 100
-            error = 0.0 if len(rows) < 2 else rows.accuracy.std() * 100 / math.sqrt(len(rows))
-            ax.errorbar(x, y, error, fmt="o", capsize=3)
-            ax.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        ax.set_xscale("log")
-        ax.margins(x=0.2)
-        ax.set_xlabel("seconds to prune (log)")
-        ax.set_ylabel(f"test accuracy after {frame.steps.iloc[0]} steps, %")
+        means = frame.groupby("entry").accuracy.mean().sort_values()
+        figure = Figure(figsize=(9.6, 1.4 + 0.34 * len(means)), layout="constrained")
+        ax = figure.add_subplot()
+        for y, name in enumerate(means.index):
+            values = frame[frame.entry == name].accuracy * 100
+            error = 0.0 if len(values) < 2 else values.std() / math.sqrt(len(values))
+            ax.plot(values, [y] * len(values), "o", color="#999999", alpha=0.6, markersize=4, zorder=1)
+            ax.errorbar(values.mean(), y, xerr=error, fmt="o", color="#0072B2", capsize=3, zorder=2)
+        ax.set_yticks(range(len(means)), [textwrap.fill(name, 48) for name in means.index], fontsize=8)
+        ax.set_ylim(-0.7, len(means) - 0.3)
+        ax.set_xlabel(f"test accuracy after {frame.steps.iloc[0]} common steps, %; grey: each task")
         ax.set_title(f"Producers on {self.base}, keep {frame.keep.iloc[0]:g}", loc="left")
-        ax.grid(alpha=0.3)
+        ax.grid(axis="x", alpha=0.3)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
