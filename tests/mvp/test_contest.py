@@ -58,7 +58,12 @@ def test_the_table(result):
 def test_the_plot(result, tmp_path):
     figure = result.plot(str(tmp_path / "p.png"))
     assert (tmp_path / "p.png").stat().st_size > 5000
-    assert [t.get_text() for t in figure.axes[0].texts] == ENTRIES
+    (ax,) = figure.axes
+    means = result.to_pandas().groupby("entry").accuracy.mean() * 100
+    lines = [t.get_text().replace("\n", " ") for t in ax.get_yticklabels()]
+    assert sorted(lines) == sorted(ENTRIES)
+    shown = [float(c.lines[0].get_xdata()[0]) for c in ax.containers]
+    assert shown == pytest.approx([means[name] for name in lines]) and shown == sorted(shown), "the best on top"
 
 
 def test_a_second_start_makes_only_what_is_missing(result, tmp_path, monkeypatch):
